@@ -1,0 +1,58 @@
+"""Confidence bounds for the probability of a vote (Clopper and Pearson, 1934), rounded outward."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+from dsrs_jax.errors import UserError
+
+# SciPy's inverse incomplete beta function errs by less than this share of the result.
+_ROUNDING = 1e-13
+
+
+def lower_bound(votes: ArrayLike, draws: ArrayLike, alpha: float) -> NDArray[np.float64]:
+    """One-sided lower bound: P(bound > true probability) <= alpha, for `votes` of `draws`.
+
+    The p that solves I_p(votes, draws - votes + 1) = alpha, rounded down; 0 without a vote.
+
+    Args:
+        votes: whole numbers, 0 <= votes <= draws; any shape, broadcast against `draws`.
+        draws: number of draws, fixed before sampling (0 allowed: the bound is then 0).
+        alpha: failure probability of this one bound, in (0, 1).
+
+    Raises:
+        UserError: an argument is outside its domain.
+    """
+    count, total = _checked(votes, draws)
+    if not 0.0 < alpha < 1.0:
+        raise UserError(f"alpha must lie in (0, 1), got {alpha:g}")
+    some = count > 0
+    safe = np.where(some, count, 1.0)
+    bound = special.betaincinv(safe, np.where(some, total - count + 1.0, 1.0), alpha)
+    return np.where(some, np.maximum(bound * (1.0 - _ROUNDING), 0.0), 0.0)
+
+
+def interval(
+    votes: ArrayLike, draws: ArrayLike, alpha: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Two-sided interval at confidence 1 - alpha: alpha/2 on each side, rounded outward.
+
+    This is what Li et al. (ICML 2022) use and publish; a certificate uses its lower end only.
+    """
+    count, total = _checked(votes, draws)
+    return (
+        lower_bound(count, total, alpha / 2),
+        1.0 - lower_bound(total - count, total, alpha / 2),
+    )
+
+
+def _checked(votes: ArrayLike, draws: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    count, total = np.broadcast_arrays(
+        np.asarray(votes, dtype=np.float64), np.asarray(draws, dtype=np.float64)
+    )
+    whole = (count == np.floor(count)) & (total == np.floor(total))
+    if not np.all(whole & (count >= 0) & (count <= total)):
+        raise UserError("votes and draws must be whole numbers with 0 <= votes <= draws")
+    return count, total

@@ -1,0 +1,352 @@
+"""From probability bounds to certificates: the only door into the float64 computation.
+
+    certificates = certify(law, lower_bounds)                               Neyman-Pearson
+    certificates = certify(law, lower_bounds, [extra_law], [extra_bounds])  DSRS
+
+`certify` searches (solver.py), then judges: a radius is given only if g at the multipliers that
+are given with it, less the error declared for its integrals, is above 1/2 (dual.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+
+from dsrs_jax.certify import dual, reference, solver
+from dsrs_jax.errors import UserError
+from dsrs_jax.noise.radial import RadialLaw
+
+# Instances in one compiled call; the last block is padded.
+BLOCK = 256
+# Most instances end within ten turns; the few that do not are gathered into a block of their own.
+_FIRST_TURNS = 20
+_LAST_TURNS = 150
+_COARSE = dual.Resolution(panels=10, order=14, rounds=2)
+_FINE = dual.Resolution(panels=16, order=16, rounds=3)
+# Rounding in the integrals: this multiple of float64's epsilon, for each term of g (measured
+# against 30-digit integration: tests/certify/test_allowance.py).
+_ROUNDING = 100 * np.finfo(np.float64).eps
+_DIFFERENCES = 4.0
+_JUDGEMENTS = 12
+_SMALLEST = 1e-3  # of sigma: a radius under this is given as 0 where P's bound is no more than 1/2
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """Certified radii of n instances, with all that is needed to check them again.
+
+    For each instance, g(multipliers; radius) - allowance > 1/2 wherever the radius is positive
+    (design: weak duality), so no perturbation of l2 norm up to `radius` changes the answer, if
+    the bounds hold.
+
+    Attributes:
+        laws: (P, Q_1, ..., Q_J).
+        bounds: (n, J + 1) lower bounds of the probability of the class under each law.
+        radius: (n,) certified l2 radius, rounded down; 0 certifies nothing.
+        multipliers: (n, J + 1), all >= 0.
+        value: (n,) g at the multipliers and the radius.
+        allowance: (n,) declared numerical error of `value`.
+        status: (n,) "joint" (multipliers of P and some Q are positive), "P" (only P's: the other
+            bounds do not help), "Q" (P's own multiplier is 0), "none" (radius 0).
+        path: (n,) what found the multipliers: "fast", "reference" (SciPy), or "" for radius 0.
+    """
+
+    laws: tuple[RadialLaw, ...]
+    bounds: NDArray[np.float64]
+    radius: NDArray[np.float64]
+    multipliers: NDArray[np.float64]
+    value: NDArray[np.float64]
+    allowance: NDArray[np.float64]
+    status: NDArray[np.str_]
+    path: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.radius)
+
+
+def certify(
+    law: RadialLaw,
+    bound: ArrayLike,
+    extra_laws: Sequence[RadialLaw] = (),
+    extra_bounds: Sequence[ArrayLike] = (),
+) -> Certificate:
+    """Largest l2 radii that the given lower bounds prove; Neyman-Pearson without extra laws.
+
+    Li et al. (ICML 2022), section 5, for any number J of extra laws and without negative
+    multipliers. The DSRS radius is never below the Neyman-Pearson radius of the same bound.
+
+    Args:
+        law: P, the law under which the classifier is smoothed; not truncated.
+        bound: (n,) lower bounds in [0, 1) of the probability of the class under P.
+        extra_laws: Q_1, ..., Q_J, of the same dimension; each may be truncated.
+        extra_bounds: J arrays of shape (n,), lower bounds in [0, 1) under each Q; 0 says nothing.
+
+    Raises:
+        UserError: a bound is outside [0, 1), or laws and bounds do not fit together.
+    """
+    laws = (law, *extra_laws)
+    bounds = _checked_bounds(laws, bound, extra_bounds)
+    distinct, inverse = np.unique(bounds, axis=0, return_inverse=True)
+    result = _certify_distinct((law,), distinct[:, :1])
+    if len(laws) > 1:
+        result = _with_extra_laws(laws, distinct, result)
+    inverse = inverse.reshape(-1)
+    return Certificate(
+        laws,
+        bounds,
+        *(getattr(result, field)[inverse] for field in _PER_INSTANCE),
+    )
+
+
+_PER_INSTANCE = ("radius", "multipliers", "value", "allowance", "status", "path")
+
+
+def evaluate(
+    laws: Sequence[RadialLaw], bounds: ArrayLike, multipliers: ArrayLike, radius: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """g and its declared numerical error at given multipliers and radii: checks a certificate.
+
+    Args:
+        laws: (P, Q_1, ..., Q_J).
+        bounds: (n, J + 1) in [0, 1).
+        multipliers: (n, J + 1), >= 0, at least one of each row positive.
+        radius: (n,), positive.
+
+    Returns:
+        (g, allowance), each (n,): the radius is certified where g - allowance > 1/2.
+    """
+    rows = np.asarray(bounds, dtype=np.float64)
+    weights = np.asarray(multipliers, dtype=np.float64)
+    lengths = np.asarray(radius, dtype=np.float64)
+    if not np.all((weights >= 0) & np.isfinite(weights)) or not np.all(weights.sum(axis=1) > 0):
+        raise UserError("multipliers must be finite and not negative, and one of them positive")
+    if not np.all((lengths > 0) & np.isfinite(lengths)):
+        raise UserError("radii must be positive and finite")
+    with _float64():
+        value, allowance, _ = _judge(
+            dual.family_of(tuple(laws)), rows, _log(weights), lengths / laws[0].scale
+        )
+    return value, allowance
+
+
+def _certify_distinct(laws: tuple[RadialLaw, ...], bounds) -> Certificate:
+    """Neyman-Pearson: one law, one multiplier."""
+    law = laws[0]
+    able = bounds[:, 0] > 0.5
+    deviate = special.ndtri(np.where(able, bounds[:, 0], 0.75))
+    radius = law.sigma * deviate / law.scale
+    # The Gaussian law's solution, exact for k = 0 and close for the others.
+    theta = 0.5 * deviate[:, None] ** 2
+    return _search_and_judge(laws, bounds, theta, radius, np.full(len(bounds), 1e-9), able)
+
+
+def _with_extra_laws(laws, bounds, plain: Certificate) -> Certificate:
+    """DSRS from the Neyman-Pearson certificates, and never below them."""
+    law = laws[0]
+    able = (plain.radius > 0.0) | ~_half_is_enough(laws, bounds)
+    start = np.where(plain.radius > 0.0, _log(plain.multipliers[:, 0]), 0.0) + np.log(0.5)
+    theta = np.stack([start] + [start - _typical_log_ratio(q, law) for q in laws[1:]], axis=1)
+    radius = np.where(plain.radius > 0.0, plain.radius, 0.1 * law.sigma) / law.scale
+    smallest = np.where(plain.radius > 0.0, 1e-9, _SMALLEST * law.sigma / law.scale)
+    joint = _search_and_judge(laws, bounds, theta, radius, smallest, able)
+    better = joint.radius > plain.radius
+    padded = np.zeros_like(bounds)
+    padded[:, 0] = plain.multipliers[:, 0]
+    fields = {
+        name: np.where(better, getattr(joint, name), getattr(plain, name))
+        for name in ("radius", "value", "allowance", "status", "path")
+    }
+    multipliers = np.where(better[:, None], joint.multipliers, padded)
+    return Certificate(laws=laws, bounds=bounds, multipliers=multipliers, **fields)
+
+
+def _half_is_enough(laws, bounds) -> NDArray[np.bool_]:
+    """Whether the bounds allow a classifier that is right on a set of P's measure 1/2.
+
+    Then no positive radius has a proof, whatever the multipliers. The sets tried are the inner
+    and the outer half of P; where every Q leans inwards (or every Q outwards) they decide.
+    """
+    law = laws[0]
+    median = law.scale * special.gammaincinv(law.shape, 0.5) ** (1.0 / law.eta)
+    inner = [0.5] + [_radial_cdf(q, median) for q in laws[1:]]
+    possible = np.zeros(len(bounds), dtype=bool)
+    for shares in (np.array(inner), 1.0 - np.array(inner)):
+        possible |= np.all(bounds <= shares, axis=1)
+    return possible
+
+
+def _radial_cdf(law: RadialLaw, radius: float) -> float:
+    mass = special.gammainc(law.shape, (radius / law.scale) ** law.eta)
+    return min(float(mass) / (law.quantile or 1.0), 1.0)
+
+
+def _typical_log_ratio(q: RadialLaw, base: RadialLaw) -> float:
+    """log of the density ratio q/p at q's own mode: where the two laws first compare."""
+    with _float64():
+        family = dual.family_of((base, q))
+        mode = np.log(q.shape) / q.eta + np.log(q.scale / base.scale)
+        y = jnp.asarray([min(mode, float(family.edge[1]))])
+        densities = dual.log_densities(family, y)
+    return float(densities[1, 0] - densities[0, 0])
+
+
+def _search_and_judge(laws, bounds, theta, radius, smallest, able) -> Certificate:
+    with _float64():
+        family = dual.family_of(laws)
+        theta, radius, converged = _search(family, bounds, theta, radius, smallest, able)
+        # A search that ended at the smallest radius found that there is nothing to prove.
+        hopeful = able & ~(converged & (radius <= smallest))
+        judged = _judge_until_true(family, bounds, theta, radius, hopeful & converged)
+        path = np.where(judged[0] > 0.0, "fast", "")
+        missed = hopeful & (judged[0] == 0.0)
+        for i in np.flatnonzero(missed):
+            found = reference.solve(laws, bounds[i])
+            if found is None:
+                continue
+            weights, length = found
+            one = _judge_until_true(
+                family,
+                bounds[i : i + 1],
+                _log(weights)[None, :],
+                np.array([length / laws[0].scale]),
+                np.array([True]),
+            )
+            for column, entry in zip(judged, one, strict=True):
+                column[i] = entry[0]
+            path[i] = "reference" if one[0][0] > 0.0 else ""
+    unit, multipliers, value, allowance = judged
+    # Two more roundings lie between the radius that was judged and its value in pixels.
+    length = np.where(unit > 0.0, unit * laws[0].scale * (1.0 - 2.0**-50), 0.0)
+    others = np.any(multipliers[:, 1:] > 0.0, axis=1)
+    status = np.select(
+        [length == 0.0, ~others, multipliers[:, 0] == 0.0], ["none", "P", "Q"], "joint"
+    )
+    return Certificate(laws, bounds, length, multipliers, value, allowance, status, path)
+
+
+def _search(family, bounds, theta, radius, smallest, able):
+    """Solutions of all able instances: a short search for all, a long one for those left."""
+    theta, radius = theta.copy(), radius.copy()
+    converged = ~able
+    for turns in (_FIRST_TURNS, _LAST_TURNS):
+        left = np.flatnonzero(~converged)
+        for block in _blocks(left):
+            rows, count = _padded(block), len(block)
+            active = np.arange(BLOCK) < count
+            solution = _solve(
+                family, bounds[rows], theta[rows], radius[rows], smallest[rows], active, np.int32(turns)
+            )
+            theta[block] = np.asarray(solution.theta)[:count]
+            radius[block] = np.asarray(solution.radius)[:count]
+            converged[block] = np.asarray(solution.converged)[:count]
+    return theta, radius, converged
+
+
+def _judge_until_true(family, bounds, theta, radius, able):
+    """Radii that the last evaluation of g proves: those given, or shorter by what it lacks."""
+    weights = np.where(theta > solver.OFF, np.exp(theta), 0.0)
+    theta = _log(weights)
+    radius = np.where(able, radius, 0.0)
+    value, allowance = np.zeros(len(bounds)), np.zeros(len(bounds))
+    proved = np.zeros(len(bounds), dtype=bool)
+    for attempt in range(_JUDGEMENTS):
+        open_ = np.flatnonzero(able & ~proved & (radius > 0.0))
+        if open_.size == 0:
+            break
+        g, error, slope = _judge(family, bounds[open_], theta[open_], radius[open_])
+        lacking = 0.5 + error - g
+        good = lacking < 0.0
+        value[open_], allowance[open_], proved[open_] = g, error, good
+        shrink = (1.1 * lacking + 1e-15) / np.maximum(-slope, 1e-300) * 2.0**attempt
+        shorter = radius[open_] - np.where(good, 0.0, shrink)
+        radius[open_] = np.where(np.isfinite(shorter), np.maximum(shorter, 0.0), 0.0)
+    radius = np.where(proved, radius, 0.0)
+    weights = np.where(proved[:, None], weights, 0.0)
+    return radius, weights, np.where(proved, value, 0.0), np.where(proved, allowance, 0.0)
+
+
+def _judge(family, bounds, theta, radius):
+    """(g, its declared error, dg/dr) for any number of rows."""
+    out = np.empty((3, len(radius)))
+    for block in _blocks(np.arange(len(radius))):
+        rows = _padded(block)
+        values = _judge_block(family, bounds[rows], theta[rows], radius[rows])
+        out[:, block] = np.stack([np.asarray(value) for value in values])[:, : len(block)]
+    return out[0], out[1], out[2]
+
+
+@jax.jit
+def _judge_block(family, bounds, theta, radius):
+    def one(bounds, theta, radius):
+        multipliers = jnp.exp(theta)
+        terms = multipliers * (1.0 - bounds)
+
+        def value(resolution):
+            result = dual.evaluate(family, theta, radius, resolution)
+            g = jnp.dot(multipliers, result.outside) - jnp.sum(terms) + result.moved
+            return g, result
+
+        coarse, _ = value(_COARSE)
+        fine, result = value(_FINE)
+        size = jnp.dot(multipliers, result.outside) + jnp.sum(terms) + result.moved
+        # A density's relative error grows with its exponent's size, about sqrt(shape) epsilon.
+        rounding = _ROUNDING * (1.0 + 0.1 * jnp.sqrt(jnp.max(family.shape)))
+        allowance = _DIFFERENCES * jnp.abs(fine - coarse) + rounding * size
+        return fine, allowance, result.slope
+
+    return jax.vmap(one)(bounds, theta, radius)
+
+
+_solve = jax.jit(solver.solve)
+
+
+@contextlib.contextmanager
+def _float64() -> Iterator[None]:
+    """64-bit mode, on a device that has it: the default one, or the CPU beside a TPU."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.enable_x64(True))
+        if jax.default_backend() not in ("cpu", "gpu", "cuda", "rocm"):
+            stack.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
+        yield
+
+
+def _blocks(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+
+
+def _padded(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([rows, np.full(BLOCK - len(rows), rows[0])])
+
+
+def _log(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore"):
+        return np.log(weights)
+
+
+def _checked_bounds(laws, bound, extra_bounds) -> NDArray[np.float64]:
+    base = laws[0]
+    if base.cutoff is not None:
+        raise UserError("the first law is the smoothing law itself and must not be truncated")
+    if any(law.dimension != base.dimension for law in laws):
+        raise UserError("all laws of a certificate must have the same dimension")
+    if len(extra_bounds) != len(laws) - 1:
+        raise UserError(
+            f"give one array of bounds for each extra law: {len(laws) - 1} laws, "
+            f"{len(extra_bounds)} arrays"
+        )
+    columns = [np.atleast_1d(np.asarray(b, dtype=np.float64)) for b in (bound, *extra_bounds)]
+    if any(column.shape != columns[0].shape or column.ndim != 1 for column in columns):
+        shapes = ", ".join(str(column.shape) for column in columns)
+        raise UserError(f"bounds must be arrays of one common length, got shapes {shapes}")
+    bounds = np.stack(columns, axis=1)
+    if not np.all((bounds >= 0.0) & (bounds < 1.0)):
+        raise UserError("bounds must lie in [0, 1)")
+    return bounds

@@ -1,0 +1,221 @@
+"""The search for the largest radius: concave maximisation inside a monotone root search.
+
+For a radius r let G(r) be the maximum of g(lambda; r) over lambda >= 0. G falls with r, and the
+radius is the root of G = 1/2. Each instance is a small state machine that makes one evaluation a
+turn: a damped Newton step in theta = log lambda while the maximum is not reached well enough for
+the distance of g from 1/2, and a Newton step in r once it is, on the normal deviate of G (for the
+Gaussian law that is a straight line in r). Nothing here has to be trusted: the multipliers and the
+radius that come out are judged by one more evaluation (`certificate.py`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.special import ndtri
+from jaxtyping import Array, Bool, Float64, Int32
+
+from dsrs_jax.certify import dual
+
+_RESOLUTION = dual.Resolution(panels=8, order=12, rounds=2)
+_LONGEST_STEP = 8.0  # in log lambda
+_FIRST_FALL = 1.5  # the first step down of a law that looks slack; each further one doubles
+OFF = -80.0  # a log multiplier under which a law does not count
+_GAIN = 1e-3  # the maximum is near enough when a step would gain less than this share of |g - 1/2|
+_CLOSE = 1e-13
+
+
+class Solution(NamedTuple):
+    """Log multipliers and radius (in units of s_0) of a block, and whether the search ended."""
+
+    theta: Float64[Array, "instances laws"]
+    radius: Float64[Array, " instances"]
+    converged: Bool[Array, " instances"]
+    turns: Int32[Array, " instances"]
+
+
+class _State(NamedTuple):
+    theta: Float64[Array, " laws"]  # to be evaluated next
+    radius: Float64[Array, ""]
+    accepted: Float64[Array, " laws"]  # best multipliers so far at this radius
+    value: Float64[Array, ""]  # g at them, -inf after a change of radius
+    step: Float64[Array, " laws"]  # the step from them that is being tried
+    fall: Float64[Array, " laws"]  # the last step down of a law that looks slack, else 0
+    stalled: Bool[Array, ""]  # no step improves g: take the maximum as reached
+    low: Float64[Array, ""]  # G(low) > 1/2
+    high: Float64[Array, ""]  # G(high) < 1/2
+    done: Bool[Array, ""]
+    turns: Int32[Array, ""]
+
+
+def solve(
+    family: dual.Family,
+    bounds: Float64[Array, "instances laws"],
+    theta: Float64[Array, "instances laws"],
+    radius: Float64[Array, " instances"],
+    smallest: Float64[Array, " instances"],
+    active: Bool[Array, " instances"],
+    turns: Int32[Array, ""],
+) -> Solution:
+    """Multipliers and radius with g = 1/2, from a starting point.
+
+    Args:
+        family: the laws.
+        bounds: lower bounds in [0, 1); a bound of 0 switches its law off.
+        theta: log multipliers to start from.
+        radius: radius to start from, in units of s_0.
+        smallest: where G is under 1/2 at this radius the search ends there.
+        active: instances to work on; the others return as they are.
+        turns: how many turns an instance may take.
+    """
+    turn = jax.vmap(partial(_turn, family), in_axes=(0, 0, 0))
+
+    def more(state):
+        return jnp.any(~state.done & (state.turns < turns))
+
+    def body(state):
+        return turn(bounds, state, smallest)
+
+    theta = jnp.where(bounds > 0.0, theta, -jnp.inf)
+    none = jnp.zeros_like(radius)
+    state = _State(
+        theta=theta,
+        radius=jnp.maximum(radius, smallest),
+        accepted=theta,
+        value=none - jnp.inf,
+        step=jnp.zeros_like(theta),
+        fall=jnp.zeros_like(theta),
+        stalled=jnp.zeros_like(active),
+        low=none,
+        high=none + jnp.inf,
+        done=~active,
+        turns=jnp.zeros(active.shape, jnp.int32),
+    )
+    state = lax.while_loop(more, body, state)
+    return Solution(state.accepted, state.radius, state.done, state.turns)
+
+
+def _turn(family, bounds, state: _State, smallest) -> _State:
+    theta, radius = state.theta, state.radius
+    result = dual.evaluate(family, theta, radius, _RESOLUTION)
+    multipliers = jnp.exp(theta)
+    shortfall = result.outside - (1.0 - bounds)  # p_j - Q_j(S)
+    gradient = multipliers * shortfall
+    value = jnp.sum(gradient) + result.moved
+
+    rejected = ~(value >= state.value - 1e-15)
+    step, gain, slack = _newton(bounds, theta, result, gradient)
+    fall = jnp.where(slack, jnp.clip(2.0 * state.fall, _FIRST_FALL, _LONGEST_STEP), 0.0)
+    step = jnp.where(slack, -fall, step)
+    ready = state.stalled | (gain <= _GAIN * jnp.abs(value - 0.5) + _CLOSE)
+
+    # The radius: Newton on the normal deviate of G, inside the bracket.
+    best = value + gain
+    above = best > 0.5
+    low = jnp.where(above, radius, state.low)
+    high = jnp.where(above, state.high, radius)
+    deviate = ndtri(jnp.clip(best, 1e-12, 1.0 - 1e-12))
+    rate = result.slope * jnp.sqrt(2.0 * jnp.pi) * jnp.exp(0.5 * deviate * deviate)
+    move = jnp.clip(-deviate / rate, -0.7 * radius, 4.0 * radius)
+    target = radius + move
+    bracketed = (target > low) & (target < high)
+    middle = jnp.where(jnp.isfinite(high), 0.5 * (low + high), 2.0 * radius)
+    target = jnp.where(bracketed, target, middle)
+    target = jnp.maximum(target, smallest)
+    finished = ready & (
+        (jnp.abs(best - 0.5) < _CLOSE)
+        | (jnp.abs(target - radius) <= 1e-13 * radius)
+        | (~above & (radius <= smallest))
+    )
+    follow = _follow(theta, result, gradient, slack, target - radius)
+    step = jnp.where(ready, jnp.where(slack, -fall, follow), step)
+
+    next_theta = theta + _bend(step)
+    next_theta = jnp.where(jnp.isfinite(theta), next_theta, theta)
+    moved_on = _State(
+        theta=next_theta,
+        radius=jnp.where(ready, target, radius),
+        accepted=theta,
+        value=jnp.where(ready, -jnp.inf, value),
+        step=step,
+        fall=fall,
+        stalled=jnp.bool_(False),
+        low=jnp.where(ready, low, state.low),
+        high=jnp.where(ready, high, state.high),
+        done=finished,
+        turns=state.turns,
+    )
+    moved_on = _where(finished, moved_on._replace(radius=radius), moved_on)
+    shorter = 0.3 * state.step
+    stalled = jnp.max(jnp.abs(shorter)) < 1e-7
+    shorter = jnp.where(stalled, 0.0, shorter)
+    back = state._replace(
+        theta=state.accepted + _bend(shorter),
+        value=jnp.where(stalled, -jnp.inf, state.value),
+        step=shorter,
+        stalled=stalled,
+    )
+    after = _where(rejected, back, moved_on)
+    after = after._replace(turns=state.turns + 1)
+    return _where(state.done, state, after)
+
+
+def _newton(bounds, theta, result: dual.Evaluation, gradient):
+    """A step in theta, the gain in g that a Newton step promises, and the laws to switch off.
+
+    In theta g is not concave: the terms of its Hessian that are not are dropped, which leaves a
+    positive definite matrix and so a direction of ascent. The right-hand side compares normal
+    deviates instead of probabilities, in which the response to theta is close to linear.
+    """
+    on = theta > OFF
+    diagonal = jnp.diagonal(result.curvature)
+    slack = on & (gradient < 0.0) & (-gradient > diagonal)
+    free = on & ~slack
+    matrix = jnp.where(free[:, None] & free[None, :], result.curvature, 0.0)
+    ridge = jnp.where(free, 1e-9 * diagonal + jnp.maximum(-gradient, 0.0) + 1e-290, 1.0)
+    matrix = matrix + jnp.diag(ridge)
+    scale = jnp.sqrt(jnp.diagonal(matrix))
+    scaled = matrix / (scale[:, None] * scale[None, :])
+    gain_step = jnp.linalg.solve(scaled, jnp.where(free, gradient, 0.0) / scale) / scale
+    gain = 0.5 * jnp.sum(jnp.where(free, gradient * gain_step, 0.0))
+    # A law to switch off gains what its term costs; one that is off and asks for a place gains too.
+    gain = gain + jnp.sum(jnp.where(slack, -gradient, 0.0))
+    outside = jnp.clip(result.outside, 1e-300, 1.0 - 1e-16)
+    deviate = -ndtri(outside)
+    wanted = -ndtri(1.0 - bounds)
+    density = jnp.exp(-0.5 * deviate * deviate) / jnp.sqrt(2.0 * jnp.pi)
+    right = jnp.where(free, jnp.exp(theta) * density * (wanted - deviate), 0.0)
+    step = jnp.linalg.solve(scaled, right / scale) / scale
+    ascends = jnp.sum(jnp.where(free, step * gradient, 0.0)) > 0.0
+    step = jnp.where(ascends, step, gain_step)
+    return jnp.where(on, step, 0.0), gain, slack
+
+
+def _follow(theta, result: dual.Evaluation, gradient, slack, move):
+    """The step in theta that keeps the active bounds met when the radius moves."""
+    free = (theta > OFF) & ~slack
+    matrix = jnp.where(free[:, None] & free[None, :], result.curvature, 0.0)
+    diagonal = jnp.where(free, 1e-9 * jnp.diagonal(result.curvature) + 1e-290, 1.0)
+    matrix = matrix + jnp.diag(diagonal)
+    scale = jnp.sqrt(jnp.diagonal(matrix))
+    scaled = matrix / (scale[:, None] * scale[None, :])
+    right = jnp.where(free, gradient - jnp.exp(theta) * result.drift * move, 0.0)
+    step = jnp.linalg.solve(scaled, right / scale) / scale
+    return jnp.where(free, step, 0.0)
+
+
+def _bend(step):
+    """The step that theta takes: long steps up are taken in lambda, whose Newton step they are.
+
+    A law with a small share in h responds to lambda linearly, to log lambda exponentially.
+    """
+    upward = jnp.where(step > 1.0, 1.0 + jnp.log(jnp.maximum(step, 1.0)), step)
+    return jnp.clip(upward, -_LONGEST_STEP, _LONGEST_STEP)
+
+
+def _where(condition, yes, no):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

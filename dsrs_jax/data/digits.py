@@ -1,0 +1,29 @@
+"""The 1,797 handwritten digits, 8x8, that ship with scikit-learn: no download.
+
+Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI repository,
+1998 (its test set). Each value counts the ink in a 4x4 block of a real scan, 0 to 16.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from dsrs_jax.data.dataset import Dataset
+
+TEST_STRIDE = 5  # indices 0, 5, 10, … are the 360 test images, the other 1,437 train
+INK_MAXIMUM = 16.0
+
+
+def load(split: str, data_dir: Path | None) -> Dataset:
+    """The split "train" (1,437 images) or "test" (360), in the original order.
+
+    `data_dir` is not used. The set comes in runs of one writer each, so both splits see every
+    writer and every class.
+    """
+    del data_dir
+    digits = load_digits()
+    is_test = np.arange(len(digits.target)) % TEST_STRIDE == 0
+    chosen = is_test if split == "test" else ~is_test
+    images = (digits.images[chosen, :, :, None] / INK_MAXIMUM).astype(np.float32)
+    return Dataset("digits", split, images, digits.target[chosen].astype(np.int32), classes=10)

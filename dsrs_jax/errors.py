@@ -1,0 +1,8 @@
+"""The error that a user can mend."""
+
+
+class UserError(Exception):
+    """A mistake of the user's: one line that names what is wrong and says what to do.
+
+    Scripts print the line alone and exit with status 2.
+    """

@@ -1,0 +1,250 @@
+"""Models on disk: the parameters by Orbax, and a metadata.json that a person can read.
+
+Layout of a checkpoint folder:
+
+    metadata.json   {"format", "fingerprint", "model": ModelMetadata, "parameters": {name: shape}}
+    parameters/     Orbax, one flat dictionary {name: float array}
+
+Nothing about devices is stored: a checkpoint loads on any kind and any number of them. This is
+the only file that knows Orbax, whose interface still moves.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import nnx
+from jaxtyping import Array, Float, Float32
+
+from dsrs_jax.errors import UserError
+from dsrs_jax.models.registry import architecture
+
+FORMAT = 1
+METADATA_FILE = "metadata.json"
+PARAMETERS_FOLDER = "parameters"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelMetadata:
+    """Where a model comes from.
+
+    `sigma`, `k` and `eta` are those of the noise that it was trained under (sigma in [0, 1] pixel
+    units). The fields with a default are None where nobody recorded them.
+    """
+
+    arch: str
+    dataset: str
+    image_shape: tuple[int, int, int]
+    classes: int
+    sigma: float
+    k: float
+    eta: float
+    method: str | None = None
+    epochs: int | None = None
+    batch: int | None = None
+    learning_rate: float | None = None
+    seed: int | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A model in inference mode, a JAX pytree: pass it to jitted functions as an argument.
+
+    Its parameters are leaves; two classifiers of one architecture and equal metadata share a
+    compiled function.
+    """
+
+    state: Any  # nnx.State, or what a JAX transformation puts in its place
+    graphdef: nnx.GraphDef = dataclasses.field(metadata={"static": True})
+    metadata: ModelMetadata = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def from_model(cls, model: nnx.Module, metadata: ModelMetadata) -> "Classifier":
+        """The classifier that computes what `model` computes now, whatever becomes of `model`."""
+        graphdef, state = nnx.split(_inference_view(model))
+        # Copies: a trainer may donate or overwrite the arrays of its model.
+        return cls(jax.tree.map(jax.numpy.copy, state), graphdef, metadata)
+
+    def __call__(self, images: Float[Array, "..."]) -> Float32[Array, "images classes"]:
+        """Logits (N, classes) of images (N, H, W, C) in [0, 1], noise included."""
+        return nnx.merge(self.graphdef, self.state)(images)
+
+
+def fingerprint(classifier: Classifier) -> str:
+    """SHA-256, in hex, of the names, types, shapes and values of a classifier's parameters.
+
+    The same for every save of the same model, and on every device.
+    """
+    return _fingerprint(_named_arrays(classifier.state))
+
+
+def save_model(path: str | Path, model: nnx.Module | Classifier, metadata: ModelMetadata) -> None:
+    """Writes a checkpoint folder at `path`; an earlier checkpoint there is replaced.
+
+    The folder appears whole or not at all. Raises UserError when `path` holds something that is
+    not a checkpoint, or cannot be written.
+    """
+    path = Path(path).absolute()
+    if path.exists() and not (path / METADATA_FILE).is_file():
+        raise UserError(f"{path} exists and is not a checkpoint; name another path")
+    state = model.state if isinstance(model, Classifier) else nnx.split(_inference_view(model))[1]
+    arrays = _named_arrays(state)
+    content = {
+        "format": FORMAT,
+        "fingerprint": _fingerprint(arrays),
+        "model": dataclasses.asdict(metadata),
+        "parameters": {name: list(array.shape) for name, array in arrays.items()},
+    }
+    being_written = path.with_name(f".{path.name}.{os.getpid()}.new")
+    replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        being_written.mkdir(parents=True)
+        _write_arrays(being_written / PARAMETERS_FOLDER, arrays)
+        (being_written / METADATA_FILE).write_text(json.dumps(content, indent=2) + "\n")
+        if path.exists():
+            path.rename(replaced)  # a folder cannot be renamed onto one that has content
+        being_written.rename(path)
+    except OSError as error:
+        raise UserError(f"cannot write the checkpoint {path}: {_one_line(error)}") from error
+    finally:
+        shutil.rmtree(being_written, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def load_model(path: str | Path) -> Classifier:
+    """The classifier in the checkpoint folder `path`, on the default device of this process.
+
+    Raises UserError, in one line, when there is no checkpoint, when it is damaged, or when its
+    parameters are not those of its architecture. No other process has to take part.
+    """
+    path = Path(path).absolute()
+    content = _read_metadata(path)
+    metadata = _parse_metadata(content.get("model"), path)
+    arch = architecture(metadata.arch)
+    if (metadata.image_shape, metadata.classes) != (arch.image_shape, arch.classes):
+        raise UserError(
+            f"{path}: {metadata.arch} takes images {arch.image_shape} and has {arch.classes} "
+            f"classes, its metadata says {metadata.image_shape} and {metadata.classes}"
+        )
+    model = nnx.eval_shape(lambda: arch.module(rngs=nnx.Rngs(0)))
+    graphdef, abstract = nnx.split(_inference_view(model))
+    expected = _names(abstract)
+    _check_parameters(expected, content.get("parameters"), metadata.arch, path)
+    arrays = _read_arrays(path, expected)
+    if _fingerprint(arrays) != content.get("fingerprint"):
+        raise UserError(f"{path} is damaged: its parameters do not have the recorded fingerprint")
+    leaves = [jax.numpy.asarray(arrays[name]) for name in expected]
+    state = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+    return Classifier(state, graphdef, metadata)
+
+
+def _inference_view(model: nnx.Module) -> nnx.Module:
+    """The model with batch statistics and dropout, where it has any, in inference mode."""
+    return nnx.view(model, raise_if_not_found=False, use_running_average=True, deterministic=True)
+
+
+def _names(state: Any) -> dict[str, Any]:
+    """Leaves by name, "conv1.kernel", in the order in which JAX flattens them."""
+    leaves = jax.tree_util.tree_leaves_with_path(state, is_leaf=_is_variable)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): jax.tree.leaves(leaf)[0]
+        for path, leaf in leaves
+    }
+
+
+def _is_variable(node: Any) -> bool:
+    return isinstance(node, nnx.Variable)
+
+
+def _named_arrays(state: Any) -> dict[str, np.ndarray]:
+    return {name: np.asarray(array) for name, array in _names(state).items()}
+
+
+def _fingerprint(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        little_endian = array.astype(array.dtype.newbyteorder("<"))
+        digest.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
+        digest.update(little_endian.tobytes())
+    return digest.hexdigest()
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise UserError(f"no such checkpoint: {path}")
+    if not (path / METADATA_FILE).is_file():
+        raise UserError(f"{path} is not a checkpoint of dsrs_jax: it has no {METADATA_FILE}")
+    try:
+        content = json.loads((path / METADATA_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path / METADATA_FILE}: {_one_line(error)}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"{path / METADATA_FILE} does not say format {FORMAT}, the one known here")
+    return content
+
+
+def _parse_metadata(fields: Any, path: Path) -> ModelMetadata:
+    try:
+        return ModelMetadata(**{**fields, "image_shape": tuple(fields["image_shape"])})
+    except KeyError as error:
+        raise UserError(f"{path / METADATA_FILE}: the model lacks the field {error}") from error
+    except TypeError as error:
+        raise UserError(f"{path / METADATA_FILE}: {_one_line(error)}") from error
+
+
+def _check_parameters(expected: dict[str, Any], stored: Any, arch: str, path: Path) -> None:
+    found = stored if isinstance(stored, dict) else {}
+    wanted = {name: list(leaf.shape) for name, leaf in expected.items()}
+    missing = [name for name in wanted if name not in found]
+    extra = [name for name in found if name not in wanted]
+    if missing or extra:
+        raise UserError(
+            f"{path} does not hold a {arch}: missing {', '.join(missing) or 'nothing'}; "
+            f"not known {', '.join(extra) or 'nothing'}"
+        )
+    for name, shape in wanted.items():
+        if found[name] != shape:
+            raise UserError(f"{path}: {name} has shape {found[name]}, {arch} needs {shape}")
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    # This process alone reads and writes: a host that is late or lost must not hold up others.
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"host{process}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with _checkpointer() as checkpointer:
+        checkpointer.save(path, args=ocp.args.PyTreeSave(arrays))
+
+
+def _read_arrays(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
+    # As NumPy arrays: no shardings are looked up, so the devices of the writer do not matter.
+    restore = ocp.args.PyTreeRestore(
+        item={name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in expected.items()},
+        restore_args={name: ocp.RestoreArgs(restore_type=np.ndarray) for name in expected},
+    )
+    checkpointer = _checkpointer()  # outside the try: a broken device is no damaged checkpoint
+    try:
+        with checkpointer:
+            arrays = checkpointer.restore(path / PARAMETERS_FOLDER, args=restore)
+        return {name: np.asarray(array) for name, array in arrays.items()}
+    except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+        raise UserError(f"{path} is damaged or cut short: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

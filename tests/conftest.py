@@ -1,0 +1,31 @@
+"""Settings under which every test runs, and the fixtures that several rooms share."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Shapes and types in annotations are checked here and nowhere else; must precede every import
+# of the package.
+install_import_hook("dsrs_jax", "beartype.beartype")
+
+# A silent broadcast or a silent change of precision fails a test at once.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# The first example of a test pays for compilation: a deadline would measure that.
+settings.register_profile("dsrs_jax", deadline=None)
+settings.load_profile("dsrs_jax")
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> Path:
+    """The folder with MNIST's four IDX files: DSRS_MNIST, or shared/mnist beside the project."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "mnist"
+    folder = Path(os.environ.get("DSRS_MNIST") or beside)
+    if not folder.is_dir():
+        pytest.skip(f"no MNIST files in {folder}; set DSRS_MNIST to a folder that holds them")
+    return folder

@@ -1,6 +1,6 @@
 """Bounds from votes, the dual, and the radii that it proves. Numbers in, numbers out."""
 
 from dsrs_jax.certify.bounds import interval, lower_bound
-from dsrs_jax.certify.certificate import Certificate, certify, evaluate
+from dsrs_jax.certify.certificate import Certificate, certify, certify_votes, evaluate
 
-__all__ = ["Certificate", "certify", "evaluate", "interval", "lower_bound"]
+__all__ = ["Certificate", "certify", "certify_votes", "evaluate", "interval", "lower_bound"]

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Shaped
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from dsrs_jax.certify import dual, reference, solver
+from dsrs_jax.certify.bounds import lower_bound
 from dsrs_jax.errors import UserError
 from dsrs_jax.noise.radial import RadialLaw
 
@@ -48,7 +49,7 @@ class Certificate:
     the bounds hold.
 
     Attributes:
-        laws: (P, Q_1, ..., Q_J).
+        laws: (P, Q_1, ..., Q_J) as they were given.
         bounds: (n, J + 1) lower bounds of the probability of the class under each law.
         radius: (n,) certified l2 radius, rounded down; 0 certifies nothing.
         multipliers: (n, J + 1), all >= 0.
@@ -59,14 +60,14 @@ class Certificate:
         path: (n,) what found the multipliers: "fast", "reference" (SciPy), or "" for radius 0.
     """
 
-    laws: tuple[RadialLaw, ...]
+    laws: tuple[RadialLaw | Sequence[RadialLaw], ...]
     bounds: NDArray[np.float64]
     radius: NDArray[np.float64]
     multipliers: NDArray[np.float64]
     value: NDArray[np.float64]
     allowance: NDArray[np.float64]
-    status: NDArray[np.str_]
-    path: NDArray[np.str_]
+    status: Shaped[np.ndarray, " n"]
+    path: Shaped[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.radius)
@@ -75,7 +76,7 @@ class Certificate:
 def certify(
     law: RadialLaw,
     bound: ArrayLike,
-    extra_laws: Sequence[RadialLaw] = (),
+    extra_laws: Sequence[RadialLaw | Sequence[RadialLaw]] = (),
     extra_bounds: Sequence[ArrayLike] = (),
 ) -> Certificate:
     """Largest l2 radii that the given lower bounds prove; Neyman-Pearson without extra laws.
@@ -86,23 +87,58 @@ def certify(
     Args:
         law: P, the law under which the classifier is smoothed; not truncated.
         bound: (n,) lower bounds in [0, 1) of the probability of the class under P.
-        extra_laws: Q_1, ..., Q_J, of the same dimension; each may be truncated.
+        extra_laws: Q_1, ..., Q_J, of the same dimension; each may be truncated. Instead of one
+            law a Q may be a sequence of n, one for each instance, all truncated or none.
         extra_bounds: J arrays of shape (n,), lower bounds in [0, 1) under each Q; 0 says nothing.
 
     Raises:
         UserError: a bound is outside [0, 1), or laws and bounds do not fit together.
     """
-    laws = (law, *extra_laws)
-    bounds = _checked_bounds(laws, bound, extra_bounds)
-    distinct, inverse = np.unique(bounds, axis=0, return_inverse=True)
-    result = _certify_distinct((law,), distinct[:, :1])
-    if len(laws) > 1:
-        result = _with_extra_laws(laws, distinct, result)
-    inverse = inverse.reshape(-1)
-    return Certificate(
-        laws,
-        bounds,
-        *(getattr(result, field)[inverse] for field in _PER_INSTANCE),
+    bounds = _checked_bounds(law, bound, extra_laws, extra_bounds)
+    combinations, combination = _combinations(law, extra_laws, len(bounds))
+    keys = np.column_stack([combination, bounds])
+    distinct, inverse = np.unique(keys, axis=0, return_inverse=True)
+    laws = _Laws(combinations, distinct[:, 0].astype(np.int64))
+    result = _neyman_pearson(laws, distinct[:, 1:])
+    if extra_laws:
+        result = _with_extra_laws(laws, distinct[:, 1:], result)
+    rows = {name: getattr(result, name)[inverse.reshape(-1)] for name in _PER_INSTANCE}
+    return Certificate(laws=(law, *extra_laws), bounds=bounds, **rows)
+
+
+def certify_votes(
+    law: RadialLaw,
+    votes: ArrayLike,
+    draws: ArrayLike,
+    extra_laws: Sequence[RadialLaw | Sequence[RadialLaw]] = (),
+    extra_votes: Sequence[ArrayLike] = (),
+    extra_draws: Sequence[ArrayLike] = (),
+    *,
+    alpha: float,
+) -> Certificate:
+    """Certificates from counts of votes: one-sided bounds at alpha/(J + 1) each, then `certify`.
+
+    All bounds of an instance hold together with probability at least 1 - alpha.
+
+    Args:
+        law: P.
+        votes: (n,) votes for the class among `draws` draws of P.
+        draws: (n,) or one number, fixed before sampling.
+        extra_laws: Q_1, ..., Q_J.
+        extra_votes: J arrays (n,): votes among draws of each Q. For Q = P truncated they may be
+            P's own draws inside the truncation radius.
+        extra_draws: J arrays (n,) or numbers.
+        alpha: failure probability of a whole certificate.
+
+    Raises:
+        UserError: counts, alpha or laws outside their domain.
+    """
+    share = alpha / (1 + len(extra_laws))
+    return certify(
+        law,
+        lower_bound(votes, draws, share),
+        extra_laws,
+        [lower_bound(v, n, share) for v, n in zip(extra_votes, extra_draws, strict=True)],
     )
 
 
@@ -131,30 +167,65 @@ def evaluate(
     if not np.all((lengths > 0) & np.isfinite(lengths)):
         raise UserError("radii must be positive and finite")
     with _float64():
-        value, allowance, _ = _judge(
-            dual.family_of(tuple(laws)), rows, _log(weights), lengths / laws[0].scale
-        )
+        alike = _Laws([tuple(laws)], np.zeros(len(rows), dtype=np.int64))
+        value, allowance, _ = _judge(alike.families(), rows, _log(weights), lengths / laws[0].scale)
     return value, allowance
 
 
-def _certify_distinct(laws: tuple[RadialLaw, ...], bounds) -> Certificate:
-    """Neyman-Pearson: one law, one multiplier."""
-    law = laws[0]
+@dataclasses.dataclass(frozen=True)
+class _Laws:
+    """The laws of each row: a number into a list of distinct combinations (P, Q_1, ..., Q_J)."""
+
+    combinations: list[tuple[RadialLaw, ...]]
+    number: NDArray[np.int64]
+
+    @property
+    def base(self) -> RadialLaw:
+        return self.combinations[0][0]
+
+    def of(self, row: int) -> tuple[RadialLaw, ...]:
+        return self.combinations[self.number[row]]
+
+    def only_base(self) -> _Laws:
+        return _Laws([(self.base,)], np.zeros_like(self.number))
+
+    def families(self) -> dual.Family:
+        """The laws as arrays, each with a leading axis of rows."""
+        distinct = [dual.family_of(laws) for laws in self.combinations]
+        return jax.tree.map(lambda *leaves: np.stack(leaves)[self.number], *distinct)
+
+    def each(self, function: Callable[[tuple[RadialLaw, ...]], object]) -> NDArray[np.float64]:
+        """function(laws) for every row, computed once for each combination."""
+        return np.array([function(laws) for laws in self.combinations])[self.number]
+
+
+def _combinations(law, extra_laws, size) -> tuple[list[tuple[RadialLaw, ...]], NDArray[np.int64]]:
+    columns = [[law] * size]
+    columns += [[q] * size if isinstance(q, RadialLaw) else list(q) for q in extra_laws]
+    known: dict[tuple[RadialLaw, ...], int] = {}
+    number = [known.setdefault(laws, len(known)) for laws in zip(*columns, strict=True)]
+    return list(known), np.array(number, dtype=np.int64)
+
+
+def _neyman_pearson(laws: _Laws, bounds) -> Certificate:
+    """One law, one multiplier."""
+    law = laws.base
     able = bounds[:, 0] > 0.5
     deviate = special.ndtri(np.where(able, bounds[:, 0], 0.75))
     radius = law.sigma * deviate / law.scale
     # The Gaussian law's solution, exact for k = 0 and close for the others.
     theta = 0.5 * deviate[:, None] ** 2
-    return _search_and_judge(laws, bounds, theta, radius, np.full(len(bounds), 1e-9), able)
+    smallest = np.full(len(bounds), 1e-9)
+    return _search_and_judge(laws.only_base(), bounds[:, :1], theta, radius, smallest, able)
 
 
-def _with_extra_laws(laws, bounds, plain: Certificate) -> Certificate:
+def _with_extra_laws(laws: _Laws, bounds, plain: Certificate) -> Certificate:
     """DSRS from the Neyman-Pearson certificates, and never below them."""
-    law = laws[0]
+    law = laws.base
     able = (plain.radius > 0.0) | ~_half_is_enough(laws, bounds)
-    start = np.where(plain.radius > 0.0, _log(plain.multipliers[:, 0]), 0.0) + np.log(0.5)
-    theta = np.stack([start] + [start - _typical_log_ratio(q, law) for q in laws[1:]], axis=1)
-    radius = np.where(plain.radius > 0.0, plain.radius, 0.1 * law.sigma) / law.scale
+    start = np.where(plain.radius > 0.0, _log(plain.multipliers[:, 0]), 0.0)
+    theta = start[:, None] + laws.each(_shares)
+    radius = np.maximum(plain.radius, 0.1 * law.sigma) / law.scale
     smallest = np.where(plain.radius > 0.0, 1e-9, _SMALLEST * law.sigma / law.scale)
     joint = _search_and_judge(laws, bounds, theta, radius, smallest, able)
     better = joint.radius > plain.radius
@@ -165,22 +236,24 @@ def _with_extra_laws(laws, bounds, plain: Certificate) -> Certificate:
         for name in ("radius", "value", "allowance", "status", "path")
     }
     multipliers = np.where(better[:, None], joint.multipliers, padded)
-    return Certificate(laws=laws, bounds=bounds, multipliers=multipliers, **fields)
+    return Certificate(laws=(), bounds=bounds, multipliers=multipliers, **fields)
 
 
-def _half_is_enough(laws, bounds) -> NDArray[np.bool_]:
+def _half_is_enough(laws: _Laws, bounds) -> NDArray[np.bool_]:
     """Whether the bounds allow a classifier that is right on a set of P's measure 1/2.
 
     Then no positive radius has a proof, whatever the multipliers. The sets tried are the inner
     and the outer half of P; where every Q leans inwards (or every Q outwards) they decide.
     """
-    law = laws[0]
-    median = law.scale * special.gammaincinv(law.shape, 0.5) ** (1.0 / law.eta)
-    inner = [0.5] + [_radial_cdf(q, median) for q in laws[1:]]
-    possible = np.zeros(len(bounds), dtype=bool)
-    for shares in (np.array(inner), 1.0 - np.array(inner)):
-        possible |= np.all(bounds <= shares, axis=1)
-    return possible
+    inner = laws.each(_inner_half)
+    return np.all(bounds <= inner, axis=1) | np.all(bounds <= 1.0 - inner, axis=1)
+
+
+def _inner_half(laws: tuple[RadialLaw, ...]) -> list[float]:
+    """The measure that each law gives to the inner half of P."""
+    base = laws[0]
+    median = base.scale * special.gammaincinv(base.shape, 0.5) ** (1.0 / base.eta)
+    return [0.5] + [_radial_cdf(q, median) for q in laws[1:]]
 
 
 def _radial_cdf(law: RadialLaw, radius: float) -> float:
@@ -188,35 +261,55 @@ def _radial_cdf(law: RadialLaw, radius: float) -> float:
     return min(float(mass) / (law.quantile or 1.0), 1.0)
 
 
-def _typical_log_ratio(q: RadialLaw, base: RadialLaw) -> float:
-    """log of the density ratio q/p at q's own mode: where the two laws first compare."""
-    with _float64():
-        family = dual.family_of((base, q))
-        mode = np.log(q.shape) / q.eta + np.log(q.scale / base.scale)
-        y = jnp.asarray([min(mode, float(family.edge[1]))])
-        densities = dual.log_densities(family, y)
-    return float(densities[1, 0] - densities[0, 0])
+def _shares(laws: tuple[RadialLaw, ...]) -> NDArray[np.float64]:
+    """Log multipliers to start from, relative to Neyman-Pearson's.
+
+    Each Q_j makes half of h at its own mode; P makes up the rest at the mode of P, where the Q's
+    may have next to nothing. Only a place to start: its precision does not matter.
+    """
+
+    def log_density(law: RadialLaw, radius: float) -> float:
+        level = (radius / law.scale) ** law.eta
+        return (
+            np.log(law.eta / (law.quantile or 1.0))
+            - special.gammaln(law.shape)
+            + law.shape * np.log(level)
+            - level
+        )
+
+    base = laws[0]
+    modes = [min(q.scale * q.shape ** (1.0 / q.eta), q.truncation_radius) for q in laws]
+    theta = [
+        log_density(base, mode) - log_density(q, mode) - np.log(2.0)
+        for q, mode in zip(laws, modes, strict=True)
+    ]
+    taken = sum(
+        np.exp(t + log_density(q, modes[0]) - log_density(base, modes[0]))
+        for t, q in zip(theta[1:], laws[1:], strict=True)
+    )
+    return np.array([np.log(max(1.0 - taken, 0.25)), *theta[1:]])
 
 
-def _search_and_judge(laws, bounds, theta, radius, smallest, able) -> Certificate:
+def _search_and_judge(laws: _Laws, bounds, theta, radius, smallest, able) -> Certificate:
+    scale = laws.base.scale
     with _float64():
-        family = dual.family_of(laws)
+        family = laws.families()
         theta, radius, converged = _search(family, bounds, theta, radius, smallest, able)
         # A search that ended at the smallest radius found that there is nothing to prove.
         hopeful = able & ~(converged & (radius <= smallest))
         judged = _judge_until_true(family, bounds, theta, radius, hopeful & converged)
-        path = np.where(judged[0] > 0.0, "fast", "")
+        path = np.where(judged[0] > 0.0, "fast", "").astype("U9")
         missed = hopeful & (judged[0] == 0.0)
         for i in np.flatnonzero(missed):
-            found = reference.solve(laws, bounds[i])
+            found = reference.solve(laws.of(i), bounds[i])
             if found is None:
                 continue
             weights, length = found
             one = _judge_until_true(
-                family,
+                _rows(family, np.array([i])),
                 bounds[i : i + 1],
                 _log(weights)[None, :],
-                np.array([length / laws[0].scale]),
+                np.array([length / scale]),
                 np.array([True]),
             )
             for column, entry in zip(judged, one, strict=True):
@@ -224,12 +317,12 @@ def _search_and_judge(laws, bounds, theta, radius, smallest, able) -> Certificat
             path[i] = "reference" if one[0][0] > 0.0 else ""
     unit, multipliers, value, allowance = judged
     # Two more roundings lie between the radius that was judged and its value in pixels.
-    length = np.where(unit > 0.0, unit * laws[0].scale * (1.0 - 2.0**-50), 0.0)
+    length = np.where(unit > 0.0, unit * scale * (1.0 - 2.0**-50), 0.0)
     others = np.any(multipliers[:, 1:] > 0.0, axis=1)
     status = np.select(
         [length == 0.0, ~others, multipliers[:, 0] == 0.0], ["none", "P", "Q"], "joint"
     )
-    return Certificate(laws, bounds, length, multipliers, value, allowance, status, path)
+    return Certificate((), bounds, length, multipliers, value, allowance, status, path)
 
 
 def _search(family, bounds, theta, radius, smallest, able):
@@ -242,7 +335,13 @@ def _search(family, bounds, theta, radius, smallest, able):
             rows, count = _padded(block), len(block)
             active = np.arange(BLOCK) < count
             solution = _solve(
-                family, bounds[rows], theta[rows], radius[rows], smallest[rows], active, np.int32(turns)
+                _rows(family, rows),
+                bounds[rows],
+                theta[rows],
+                radius[rows],
+                smallest[rows],
+                active,
+                np.int32(turns),
             )
             theta[block] = np.asarray(solution.theta)[:count]
             radius[block] = np.asarray(solution.radius)[:count]
@@ -261,7 +360,7 @@ def _judge_until_true(family, bounds, theta, radius, able):
         open_ = np.flatnonzero(able & ~proved & (radius > 0.0))
         if open_.size == 0:
             break
-        g, error, slope = _judge(family, bounds[open_], theta[open_], radius[open_])
+        g, error, slope = _judge(_rows(family, open_), bounds[open_], theta[open_], radius[open_])
         lacking = 0.5 + error - g
         good = lacking < 0.0
         value[open_], allowance[open_], proved[open_] = g, error, good
@@ -278,14 +377,14 @@ def _judge(family, bounds, theta, radius):
     out = np.empty((3, len(radius)))
     for block in _blocks(np.arange(len(radius))):
         rows = _padded(block)
-        values = _judge_block(family, bounds[rows], theta[rows], radius[rows])
+        values = _judge_block(_rows(family, rows), bounds[rows], theta[rows], radius[rows])
         out[:, block] = np.stack([np.asarray(value) for value in values])[:, : len(block)]
     return out[0], out[1], out[2]
 
 
 @jax.jit
 def _judge_block(family, bounds, theta, radius):
-    def one(bounds, theta, radius):
+    def one(family, bounds, theta, radius):
         multipliers = jnp.exp(theta)
         terms = multipliers * (1.0 - bounds)
 
@@ -302,7 +401,7 @@ def _judge_block(family, bounds, theta, radius):
         allowance = _DIFFERENCES * jnp.abs(fine - coarse) + rounding * size
         return fine, allowance, result.slope
 
-    return jax.vmap(one)(bounds, theta, radius)
+    return jax.vmap(one)(family, bounds, theta, radius)
 
 
 _solve = jax.jit(solver.solve)
@@ -326,20 +425,21 @@ def _padded(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate([rows, np.full(BLOCK - len(rows), rows[0])])
 
 
+def _rows(family: dual.Family, rows: NDArray[np.int64]) -> dual.Family:
+    return jax.tree.map(lambda leaf: leaf[rows], family)
+
+
 def _log(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     with np.errstate(divide="ignore"):
         return np.log(weights)
 
 
-def _checked_bounds(laws, bound, extra_bounds) -> NDArray[np.float64]:
-    base = laws[0]
-    if base.cutoff is not None:
+def _checked_bounds(law, bound, extra_laws, extra_bounds) -> NDArray[np.float64]:
+    if law.cutoff is not None:
         raise UserError("the first law is the smoothing law itself and must not be truncated")
-    if any(law.dimension != base.dimension for law in laws):
-        raise UserError("all laws of a certificate must have the same dimension")
-    if len(extra_bounds) != len(laws) - 1:
+    if len(extra_bounds) != len(extra_laws):
         raise UserError(
-            f"give one array of bounds for each extra law: {len(laws) - 1} laws, "
+            f"give one array of bounds for each extra law: {len(extra_laws)} laws, "
             f"{len(extra_bounds)} arrays"
         )
     columns = [np.atleast_1d(np.asarray(b, dtype=np.float64)) for b in (bound, *extra_bounds)]
@@ -349,4 +449,10 @@ def _checked_bounds(laws, bound, extra_bounds) -> NDArray[np.float64]:
     bounds = np.stack(columns, axis=1)
     if not np.all((bounds >= 0.0) & (bounds < 1.0)):
         raise UserError("bounds must lie in [0, 1)")
+    for q in extra_laws:
+        each = [q] if isinstance(q, RadialLaw) else list(q)
+        if len(each) not in (1, len(bounds)) or len({one.cutoff is None for one in each}) != 1:
+            raise UserError("a sequence of laws needs one for each instance, all truncated or none")
+        if any(one.dimension != law.dimension for one in each):
+            raise UserError("all laws of a certificate must have the same dimension")
     return bounds

@@ -23,7 +23,8 @@ rho* under P, L solves
 and the point lies in S iff its cosine with the axis is below c; with the integration variable
 of the moved mass changed from the distance to rho,
 
-    Q_j(not S) = int f_j(rho) P(cosine > c) drho,        c  = (r^2 - rho^2 (e^(2L/eta) - 1))/(2 rho r)
+    Q_j(not S) = int f_j(rho) P(cosine > c) drho,
+                                                  c  = (r^2 - rho^2 (e^(2L/eta) - 1))/(2 rho r),
     P_moved(S) = int f_0(rho*) rho*'(rho) P(cosine < c~) drho,
                                                   c~ = (-rho^2 (e^(2L/eta) - 1) - r^2)/(2 rho* r).
 
@@ -37,7 +38,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,23 +59,29 @@ _BASE_MARKS = np.array([-9.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0, 9.0])
 # Levels below e^-600 are taken for that: only shapes under 0.1 reach them.
 _SMALLEST_LOG_LEVEL = -600.0
 
+if TYPE_CHECKING:
+    _Leaf = Array
+else:
+    _Leaf = Array | np.ndarray  # families are stacked on the host
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Family:
     """The laws Q_0 = P, Q_1 ... Q_J of a certificate, in units of the scale of P.
 
-    Built by `family_of` on the host, in float64. All arrays but `grid` have one entry a law.
+    Built by `family_of` on the host, in float64. All arrays but the last two have one entry a law;
+    families of many instances are stacked into one with leading axes.
     """
 
-    shape: Float64[Array, " laws"]
-    eta: Float64[Array, " laws"]
-    two_k: Float64[Array, " laws"]
-    offset: Float64[Array, " laws"]  # log(s_j/s_0)
-    log_quantile: Float64[Array, " laws"]
-    edge: Float64[Array, " laws"]  # log(T_j/s_0), infinite for a law that is not truncated
-    grid: Float64[Array, " points"]  # covers every law to _REACH standard deviations
-    base_marks: Float64[Array, " marks"]  # covers P alone, in steps of 2 standard deviations
+    shape: Float64[_Leaf, "*rows laws"]
+    eta: Float64[_Leaf, "*rows laws"]
+    two_k: Float64[_Leaf, "*rows laws"]
+    offset: Float64[_Leaf, "*rows laws"]  # log(s_j/s_0)
+    log_quantile: Float64[_Leaf, "*rows laws"]
+    edge: Float64[_Leaf, "*rows laws"]  # log(T_j/s_0), infinite for a law that is not truncated
+    grid: Float64[_Leaf, "*rows points"]  # covers every law to _REACH standard deviations
+    base_marks: Float64[_Leaf, "*rows marks"]  # covers P alone, in steps of 2 standard deviations
     dimension: int = dataclasses.field(metadata={"static": True})
     truncated: tuple[int, ...] = dataclasses.field(metadata={"static": True})
 
@@ -171,7 +178,7 @@ def evaluate(
     present = jnp.repeat(middle[None, :] <= family.edge[:, None], resolution.order, axis=1)
 
     point = _at(family, theta, radius, y, present)
-    mass = weight * jnp.exp(point.log_density)  # (laws, nodes)
+    mass = weight[None, :] * jnp.exp(point.log_density)  # (laws, nodes)
     outside = _sum(mass * cosine.upper_tail(point.cosine, family.dimension)[None, :])
     moved_mass = weight * point.moved_density
     moved = jnp.sum(moved_mass * cosine.upper_tail(-point.moved_cosine, family.dimension))
@@ -193,9 +200,7 @@ def evaluate(
     return Evaluation(outside, moved, curvature, drift, slope)
 
 
-def log_densities(
-    family: Family, y: Float64[Array, " nodes"]
-) -> Float64[Array, "laws nodes"]:
+def log_densities(family: Family, y: Float64[Array, " nodes"]) -> Float64[Array, "laws nodes"]:
     """log of the density of y = log rho under each law, as if none had ended at y."""
     return (
         jnp.log(family.eta)[:, None]
@@ -247,9 +252,7 @@ def _at(
     growth = rho * rho * jnp.expm1(2.0 * shift / eta)  # rho*^2 - rho^2
     steepness = two_k + eta * moved_level  # -dlog p/dlog rho at rho*
     fall = jnp.sum(share * (family.two_k[:, None] + family.eta[:, None] * level), axis=0)
-    log_moved = log_level_density(
-        jnp.broadcast_to(family.shape[0], moved_level.shape), moved_level
-    )
+    log_moved = log_level_density(jnp.broadcast_to(family.shape[0], moved_level.shape), moved_level)
     moved_density = eta * jnp.exp(log_moved) * fall / jnp.maximum(steepness, 1e-300)
     return _Point(
         log_density=log_density,
@@ -283,7 +286,7 @@ def _level_shift(
         ),
     )
 
-    def newton(_, shift):
+    def newton(_: Array, shift: Array) -> Array:
         grown = level * jnp.exp(shift)
         error = k_ratio * shift + level * jnp.expm1(shift) - target
         return shift - error / (k_ratio + grown)
@@ -325,7 +328,9 @@ def _mesh(
     return grid
 
 
-def _coordinates(family, theta, radius, y) -> Float64[Array, "coordinates points"]:
+def _coordinates(
+    family: Family, theta: Array, radius: Array, y: Float64[Array, " points"]
+) -> Float64[Array, "coordinates points"]:
     point = _at(family, theta, radius, y, y[None, :] <= family.edge[:, None])
     root_d = math.sqrt(family.dimension)
     level = _levels(family, y)
@@ -342,13 +347,15 @@ def _coordinates(family, theta, radius, y) -> Float64[Array, "coordinates points
     )
 
 
-def _deviate(shape, level) -> Float64[Array, "..."]:
+def _deviate(shape: Array, level: Array) -> Float64[Array, "..."]:
     """A level's distance from its law's mode in standard deviations, as its density sees it."""
     root = jnp.sqrt(2.0 * shape * jnp.maximum(excess(shape, level), 0.0))
     return jnp.clip(jnp.sign(level - shape) * root, -_REACH, _REACH)
 
 
-def _redistribute(grid, coordinates, count) -> Float64[Array, " count"]:
+def _redistribute(
+    grid: Float64[Array, " points"], coordinates: Float64[Array, "coordinates points"], count: int
+) -> Float64[Array, " count"]:
     steps = jnp.abs(jnp.diff(coordinates, axis=-1))
     steps = jnp.where(jnp.isfinite(steps), steps, 0.0)
     variation = jnp.sum(steps, axis=0)
@@ -368,12 +375,12 @@ def _around_corner(dimension: int) -> np.ndarray:
     return np.concatenate([-steps, [0.0], steps[::-1]])
 
 
-def _tangency(family, theta, radius) -> Float64[Array, " two"]:
+def _tangency(family: Family, theta: Array, radius: Array) -> Float64[Array, " two"]:
     """The points where |c| reaches 1, at which the cosine law of a small dimension has a corner."""
     count = 64
     y = jnp.linspace(family.grid[0], family.grid[-1], count)
 
-    def beyond(points):
+    def beyond(points: Array) -> Array:
         present = points[None, :] <= family.edge[:, None]
         return jnp.abs(_at(family, theta, radius, points, present).cosine) >= 1.0
 
@@ -384,7 +391,7 @@ def _tangency(family, theta, radius) -> Float64[Array, " two"]:
     high = jnp.stack([y[first + 1], y[last + 1]])
     at_low = beyond(low)
 
-    def halve(_, ends):
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = 0.5 * (low + high)
         same = beyond(middle) == at_low
@@ -394,7 +401,9 @@ def _tangency(family, theta, radius) -> Float64[Array, " two"]:
     return high
 
 
-def _jump(family, theta, radius, j, order) -> tuple[Float64[Array, ""], Float64[Array, ""]]:
+def _jump(
+    family: Family, theta: Array, radius: Array, j: int, order: int
+) -> tuple[Float64[Array, ""], Float64[Array, ""]]:
     """What P_moved(S) and dg/dr gain where law j ends: distances v between rho*_- and rho*_+.
 
         int f_0(v) P(cosine < (T^2 - v^2 - r^2)/(2 v r)) dv
@@ -420,7 +429,7 @@ def _jump(family, theta, radius, j, order) -> tuple[Float64[Array, ""], Float64[
 
     nodes, weights = np.polynomial.legendre.leggauss(order)
     half = 0.5 * (edges[1:] - edges[:-1])
-    y = (0.5 * (edges[1:] + edges[:-1])[:, None] + half[:, None] * jnp.asarray(nodes)[None, :])
+    y = 0.5 * (edges[1:] + edges[:-1])[:, None] + half[:, None] * jnp.asarray(nodes)[None, :]
     v = jnp.exp(y)
     level = jnp.exp(family.eta[0] * y)
     density = family.eta[0] * jnp.exp(

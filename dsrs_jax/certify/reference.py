@@ -1,4 +1,4 @@
-"""The dual and its radii the slow way: SciPy's adaptive quadrature, bracketing and L-BFGS.
+"""The dual and its radii the slow way: adaptive quadrature, bracketing and SciPy's root finder.
 
 Nothing is shared with the fast path but the laws. The moved mass, too, is computed from another
 formula: as an integral over the distance v from the moved centre,
@@ -11,24 +11,28 @@ with rho_h found by bisection, where the fast path changes variables. It serves 
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import integrate, optimize, special
+from scipy import optimize, special
 
 from dsrs_jax.noise.radial import RadialLaw
 
 Numbers = NDArray[np.float64]
 
 _TAIL = 1e-25
-_OFF = -60.0
-_SMALLEST = 1e-3  # of sigma
+# A panel is halved while its halves change it by more than this share of the integral; the halves
+# themselves are then far more accurate.
+_TOLERANCE = 1e-10
+_MOST_HALVINGS = 40
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 
 
 def integrals(
-    laws: Sequence[RadialLaw], multipliers: Sequence[float], radius: float
+    laws: Sequence[RadialLaw], multipliers: Sequence[float] | Numbers, radius: float
 ) -> tuple[Numbers, float]:
     """(Q_j(not S) for each law, P_moved(S)), S = {p_moved < sum_j multiplier_j q_j}.
 
@@ -85,73 +89,86 @@ def integrals(
 def solve(laws: Sequence[RadialLaw], bounds: Sequence[float]) -> tuple[Numbers, float] | None:
     """Multipliers and the largest radius at which the maximum of g is 1/2; None if there is none.
 
+    At the maximum some laws have positive multipliers and met bounds, Q_j(S) = p_j, and the
+    others are slack, Q_j(S) >= p_j. So for one set of laws after the other the equations
+    Q_j(S) = p_j, P_moved(S) = 1/2 are solved; g is concave, so the first solution that leaves the
+    others slack is the maximum.
+
     Args:
         laws: (P, Q_1, ..., Q_J).
         bounds: J + 1 lower bounds in [0, 1).
     """
     lower = np.asarray(bounds, dtype=np.float64)
-    base = laws[0]
-    best: list[Numbers] = [_start(laws, 0.5 * base.sigma)]
-
-    def excess(radius: float) -> float:
-        theta, value = _maximise(laws, lower, radius, best[0])
-        best[0] = theta
-        return value - 0.5
-
-    low = _SMALLEST * base.sigma
-    if lower[0] > 0.5:
-        low = min(low, 0.1 * base.sigma * float(special.ndtri(lower[0])))
-    if excess(low) <= 0.0:
-        return None
-    high = max(2.0 * low, 0.5 * base.sigma)
-    while excess(high) > 0.0:
-        low, high = high, 1.5 * high
-    radius = float(optimize.brentq(excess, low, high, xtol=1e-10, rtol=1e-12))
-    theta, value = _maximise(laws, lower, radius, best[0])
-    if value <= 0.5:  # the certified side of the bracket
-        radius -= 4e-10
-        theta, _ = _maximise(laws, lower, radius, theta)
-    return np.where(theta > _OFF, np.exp(theta), 0.0), radius
-
-
-def _maximise(laws, lower, radius, start) -> tuple[Numbers, float]:
-    """The maximum of the concave g over multipliers, searched in their logarithms."""
-    on = lower > 0.0
-
-    def negative(theta: Numbers) -> tuple[float, Numbers]:
-        weights = np.where(on, np.exp(theta), 0.0)
-        outside, moved = integrals(laws, weights, radius)
-        gradient = weights * (outside - (1.0 - lower))
-        return -(gradient.sum() + moved), -gradient
-
-    theta = np.clip(start, -30.0, 60.0)
-    for _ in range(3):
-        found = optimize.minimize(
-            negative,
-            theta,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(-70.0, 70.0)] * len(laws),
-            options={"ftol": 1e-15, "gtol": 1e-10, "maxiter": 200},
-        )
-        theta = found.x
-        # A law that was driven to nothing too eagerly asks to come back: its bound is not met.
-        weights = np.where(on, np.exp(theta), 0.0)
-        outside, _ = integrals(laws, weights, radius)
-        starved = on & (theta < -20.0) & (outside - (1.0 - lower) > 1e-9)
-        if not np.any(starved):
+    useful = np.flatnonzero(lower > 0.0).tolist()
+    subsets = [list(s) for n in range(len(useful)) for s in itertools.combinations(useful, n + 1)]
+    subsets.sort(key=lambda subset: 0 not in subset)  # P's own multiplier is rarely 0
+    best: tuple[Numbers, float] | None = None
+    for subset in subsets:
+        for theta, radius in _starts(laws, subset, best):
+            found = _stationary(laws, lower, subset, theta, radius)
+            if found is None:
+                continue
+            weights, length, outside = found
+            if best is None or length > best[1]:
+                best = weights, length
+            if np.all(outside - (1.0 - lower) <= 1e-7 * (1.0 - lower) + 1e-12):
+                return best
             break
-        theta = np.where(starved, theta.max() - 4.0, theta)
-    return np.where(on, theta, -np.inf if not on.all() else theta), -float(found.fun)
+    return best
 
 
-def _start(laws: Sequence[RadialLaw], radius: float) -> Numbers:
+def _stationary(
+    laws: Sequence[RadialLaw], lower: Numbers, subset: list[int], theta: Numbers, radius: float
+) -> tuple[Numbers, float, Numbers] | None:
+    """(multipliers, radius, Q_j(not S)) where each law of `subset` meets its bound and g = 1/2.
+
+    Normal deviates of the probabilities respond almost linearly to log multipliers and radius.
+    """
+    unit = laws[0].sigma
+    wanted = special.ndtri(1.0 - lower[subset])
+    last: list[Numbers] = []
+
+    def weights_of(unknown: Numbers) -> Numbers:
+        weights = np.zeros(len(laws))
+        weights[subset] = np.exp(np.clip(unknown[:-1], -600.0, 600.0))
+        return weights
+
+    def equations(unknown: Numbers) -> Numbers:
+        length = unit * math.exp(min(max(float(unknown[-1]), -12.0), 5.0))
+        outside, moved = integrals(laws, weights_of(unknown), length)
+        last[:] = [outside]
+        shares = np.clip(np.append(outside[subset], moved), 1e-300, 1.0 - 1e-16)
+        return special.ndtri(shares) - np.append(wanted, 0.0)
+
+    start = np.append(theta, math.log(radius / unit))
+    found = optimize.root(equations, start, method="hybr", options={"xtol": 1e-11, "maxfev": 40})
+    if np.max(np.abs(equations(found.x))) > 1e-8:
+        return None
+    length = unit * math.exp(float(found.x[-1]))
+    return weights_of(found.x), length, last[0]
+
+
+def _starts(
+    laws: Sequence[RadialLaw], subset: list[int], best: tuple[Numbers, float] | None
+) -> Iterator[tuple[Numbers, float]]:
+    """Log multipliers that give the laws equal parts in h at their modes, and radii."""
     base = laws[0]
-    theta = []
-    for law in laws:
-        mode = np.array([min(law.scale * law.shape ** (1.0 / law.eta), law.truncation_radius)])
-        theta.append(float((_log_density(base, mode) - _log_density(law, mode))[0]))
-    return np.array(theta) + 0.5 * (radius / base.sigma) ** 2 - math.log(len(laws))
+    modes = np.array([min(_mode(law), law.truncation_radius) for law in laws])[subset]
+    own = np.array([float(_log_density(laws[j], m)) for j, m in zip(subset, modes, strict=True)])
+    if best is not None:
+        with np.errstate(divide="ignore"):
+            known = np.log(best[0])
+        terms = [t + _log_density(law, modes) for t, law in zip(known, laws, strict=True)]
+        theta = np.logaddexp.reduce(np.stack(terms), axis=0) - own - math.log(len(subset))
+        if np.all(np.isfinite(theta)):
+            yield theta, best[1]
+    for radius in (0.5, 2.0, 0.1):
+        theta = _log_density(base, modes) - own + 0.5 * radius**2 - math.log(len(subset))
+        yield theta, radius * base.sigma
+
+
+def _mode(law: RadialLaw) -> float:
+    return law.scale * law.shape ** (1.0 / law.eta)
 
 
 def _log_density(law: RadialLaw, rho: Numbers) -> Numbers:
@@ -191,9 +208,14 @@ def _distance_of(law: RadialLaw, log_density: Numbers) -> Numbers:
 
 
 class _Inverse:
-    """sup {rho: h(rho) > density} for falling h: a table brackets it, bisection and secants end it."""
+    """sup {rho: h(rho) > density} for falling h, from a table, then bisection and secants."""
 
-    def __init__(self, log_h: Callable, laws: Sequence[RadialLaw], edges: Sequence[float]):
+    def __init__(
+        self,
+        log_h: Callable[[Numbers], Numbers],
+        laws: Sequence[RadialLaw],
+        edges: Sequence[float],
+    ):
         self._log_h = log_h
         scales = [law.scale for law in laws]
         low, high = math.log(min(scales)) - 60.0, math.log(max(scales)) + 8.0
@@ -228,7 +250,7 @@ class _Inverse:
 
 
 def _cosine(rho: Numbers, distance: Numbers, radius: float) -> Numbers:
-    """Cosine above which a point of the sphere |x| = rho is nearer than `distance` to the centre."""
+    """Cosine above which a point at |x| = rho is nearer than `distance` to the moved centre."""
     with np.errstate(over="ignore"):
         c = ((rho - distance) * (rho + distance) + radius * radius) / (2.0 * rho * radius)
     return np.clip(c, -1.0, 1.0)
@@ -247,23 +269,47 @@ def _reach(law: RadialLaw) -> tuple[float, float]:
     return law.scale * low ** (1.0 / law.eta), law.scale * high ** (1.0 / law.eta)
 
 
-def _integrate(integrand, cosine, low, high, breaks, dimension) -> Numbers:
-    """Adaptive quadrature of a vector of integrands in log rho, cut where they change."""
+def _integrate(
+    integrand: Callable[[Numbers], Numbers],
+    cosine: Callable[[Numbers], Numbers],
+    low: float,
+    high: float,
+    breaks: Sequence[float],
+    dimension: int,
+) -> Numbers:
+    """Adaptive Gauss quadrature of a vector of integrands in log rho, cut where they change.
+
+    Panels are halved, all open ones at once, until the halves agree with the whole.
+    """
     grid = np.linspace(math.log(low), math.log(high), 400)
     values = cosine(np.exp(grid))
-    marks: list[float] = list(grid[:: len(grid) // 12])
+    marks = [grid[:: len(grid) // 12], grid[[0, -1]]]
     for level in np.array([-8.0, -3.0, 0.0, 3.0, 8.0]) / math.sqrt(dimension):
         side = values > level
-        marks.extend(grid[np.flatnonzero(side[1:] != side[:-1])])
-    marks.extend(math.log(edge) for edge in breaks if low < edge < high)
-    result = integrate.cubature(
-        lambda y: integrand(np.exp(y[:, 0])) * np.exp(y),
-        [grid[0]],
-        [grid[-1]],
-        rule="gk21",
-        rtol=1e-11,
-        atol=1e-15,
-        points=[np.array([mark]) for mark in sorted(set(marks)) if grid[0] < mark < grid[-1]],
-        max_subdivisions=2000,
-    )
-    return np.asarray(result.estimate)
+        marks.append(grid[:-1][side[1:] != side[:-1]])
+    marks.append(np.log([edge for edge in breaks if low < edge < high]))
+    edges = np.unique(np.concatenate(marks))
+
+    def on_panels(a: Numbers, b: Numbers) -> Numbers:
+        half = 0.5 * (b - a)
+        y = 0.5 * (a + b)[:, None] + half[:, None] * _NODES[None, :]
+        rho = np.exp(y)
+        heights = (integrand(rho.reshape(-1)) * rho.reshape(-1)[:, None]).reshape(*y.shape, -1)
+        return np.einsum("n,pnl->pl", _WEIGHTS, heights) * half[:, None]
+
+    a, b = edges[:-1], edges[1:]
+    whole = on_panels(a, b)
+    total = np.zeros(whole.shape[1])
+    for _ in range(_MOST_HALVINGS):
+        middle = 0.5 * (a + b)
+        left, right = np.split(on_panels(np.append(a, middle), np.append(middle, b)), 2)
+        size = np.abs(total) + np.abs(left + right).sum(axis=0)
+        bad = np.any(np.abs(left + right - whole) > _TOLERANCE * size + 1e-300, axis=1)
+        total = total + (left + right)[~bad].sum(axis=0)
+        if not np.any(bad):
+            break
+        a, b = np.append(a[bad], middle[bad]), np.append(middle[bad], b[bad])
+        whole = np.concatenate([left[bad], right[bad]])
+    else:
+        total = total + whole.sum(axis=0)
+    return total

@@ -10,7 +10,6 @@ radius that come out are judged by one more evaluation (`certificate.py`).
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -23,9 +22,10 @@ from dsrs_jax.certify import dual
 
 _RESOLUTION = dual.Resolution(panels=8, order=12, rounds=2)
 _LONGEST_STEP = 8.0  # in log lambda
+_LONGEST_RAW_STEP = 30.0  # relative, in lambda: beyond it only the direction counts
 _FIRST_FALL = 1.5  # the first step down of a law that looks slack; each further one doubles
 OFF = -80.0  # a log multiplier under which a law does not count
-_GAIN = 1e-3  # the maximum is near enough when a step would gain less than this share of |g - 1/2|
+_GAIN = 2e-2  # the maximum is near enough when a step would gain less than this share of |g - 1/2|
 _CLOSE = 1e-13
 
 
@@ -64,7 +64,7 @@ def solve(
     """Multipliers and radius with g = 1/2, from a starting point.
 
     Args:
-        family: the laws.
+        family: the laws of each instance (every array with a leading axis of instances).
         bounds: lower bounds in [0, 1); a bound of 0 switches its law off.
         theta: log multipliers to start from.
         radius: radius to start from, in units of s_0.
@@ -72,13 +72,13 @@ def solve(
         active: instances to work on; the others return as they are.
         turns: how many turns an instance may take.
     """
-    turn = jax.vmap(partial(_turn, family), in_axes=(0, 0, 0))
+    turn = jax.vmap(_turn)
 
     def more(state):
         return jnp.any(~state.done & (state.turns < turns))
 
     def body(state):
-        return turn(bounds, state, smallest)
+        return turn(family, bounds, state, smallest)
 
     theta = jnp.where(bounds > 0.0, theta, -jnp.inf)
     none = jnp.zeros_like(radius)
@@ -108,9 +108,9 @@ def _turn(family, bounds, state: _State, smallest) -> _State:
     value = jnp.sum(gradient) + result.moved
 
     rejected = ~(value >= state.value - 1e-15)
-    step, gain, slack = _newton(bounds, theta, result, gradient)
-    fall = jnp.where(slack, jnp.clip(2.0 * state.fall, _FIRST_FALL, _LONGEST_STEP), 0.0)
-    step = jnp.where(slack, -fall, step)
+    next_fall = jnp.clip(2.0 * state.fall, _FIRST_FALL, _LONGEST_STEP)
+    step, gain, slack = _newton(bounds, theta, result, gradient, next_fall)
+    fall = jnp.where(slack, next_fall, 0.0)
     ready = state.stalled | (gain <= _GAIN * jnp.abs(value - 0.5) + _CLOSE)
 
     # The radius: Newton on the normal deviate of G, inside the bracket.
@@ -132,7 +132,9 @@ def _turn(family, bounds, state: _State, smallest) -> _State:
         | (~above & (radius <= smallest))
     )
     follow = _follow(theta, result, gradient, slack, target - radius)
-    step = jnp.where(ready, jnp.where(slack, -fall, follow), step)
+    # What is switched off now costs no more than `gain`, unless the search had stalled.
+    follow = jnp.where(slack & ~state.stalled, -fall, follow)
+    step = jnp.where(ready, follow, step)
 
     next_theta = theta + _bend(step)
     next_theta = jnp.where(jnp.isfinite(theta), next_theta, theta)
@@ -164,48 +166,76 @@ def _turn(family, bounds, state: _State, smallest) -> _State:
     return _where(state.done, state, after)
 
 
-def _newton(bounds, theta, result: dual.Evaluation, gradient):
+def _newton(bounds, theta, result: dual.Evaluation, gradient, fall):
     """A step in theta, the gain in g that a Newton step promises, and the laws to switch off.
 
     In theta g is not concave: the terms of its Hessian that are not are dropped, which leaves a
     positive definite matrix and so a direction of ascent. The right-hand side compares normal
-    deviates instead of probabilities, in which the response to theta is close to linear.
+    deviates instead of probabilities, in which the response to theta is close to linear. A law
+    whose multiplier the step would make negative is switched off (its log falls by `fall` a turn),
+    and the others step without it.
     """
     on = theta > OFF
     diagonal = jnp.diagonal(result.curvature)
     slack = on & (gradient < 0.0) & (-gradient > diagonal)
-    free = on & ~slack
-    matrix = jnp.where(free[:, None] & free[None, :], result.curvature, 0.0)
-    ridge = jnp.where(free, 1e-9 * diagonal + jnp.maximum(-gradient, 0.0) + 1e-290, 1.0)
-    matrix = matrix + jnp.diag(ridge)
-    scale = jnp.sqrt(jnp.diagonal(matrix))
-    scaled = matrix / (scale[:, None] * scale[None, :])
-    gain_step = jnp.linalg.solve(scaled, jnp.where(free, gradient, 0.0) / scale) / scale
-    gain = 0.5 * jnp.sum(jnp.where(free, gradient * gain_step, 0.0))
-    # A law to switch off gains what its term costs; one that is off and asks for a place gains too.
-    gain = gain + jnp.sum(jnp.where(slack, -gradient, 0.0))
+    # Far from the maximum the curvature may be close to singular (laws that act as one): damp it.
+    miss = jnp.max(jnp.where(on & ~slack, jnp.abs(gradient) * jnp.exp(-theta), 0.0))
+    ridge = (1e-9 + 0.1 * miss) * diagonal + jnp.maximum(-gradient, 0.0) + 1e-290
     outside = jnp.clip(result.outside, 1e-300, 1.0 - 1e-16)
     deviate = -ndtri(outside)
     wanted = -ndtri(1.0 - bounds)
     density = jnp.exp(-0.5 * deviate * deviate) / jnp.sqrt(2.0 * jnp.pi)
-    right = jnp.where(free, jnp.exp(theta) * density * (wanted - deviate), 0.0)
-    step = jnp.linalg.solve(scaled, right / scale) / scale
-    ascends = jnp.sum(jnp.where(free, step * gradient, 0.0)) > 0.0
-    step = jnp.where(ascends, step, gain_step)
-    return jnp.where(on, step, 0.0), gain, slack
+    right = jnp.exp(theta) * density * (wanted - deviate)
+
+    def both(free):
+        by_gradient = _solve_free(result.curvature, ridge, gradient, free)
+        by_deviate = _solve_free(result.curvature, ridge, right, free)
+        # A Q_j(S) of next to nothing has lost its digits, and its deviate says nothing.
+        known = jnp.all(~free | (result.outside < 1.0 - 1e-12))
+        ascends = known & (jnp.dot(by_deviate, gradient) > 0.0)
+        return jnp.where(ascends, by_deviate, by_gradient), by_gradient
+
+    free = on & ~slack
+    step, safe_step = both(free)
+    safe_step = jnp.where(slack, -fall, safe_step)
+    negative = free & (step < -1.0)
+    dropped = jnp.where(jnp.all(negative == free), slack, slack | negative)
+    step, newton_step = both(on & ~dropped)
+    step = jnp.where(dropped, -fall, step)
+    # A law to switch off gains what its term costs.
+    gain = 0.5 * jnp.dot(newton_step, gradient)
+    gain = gain + jnp.sum(jnp.where(dropped, jnp.maximum(-gradient, 0.0), 0.0))
+    ascends = jnp.dot(step, gradient) > 0.0
+    step = jnp.where(ascends, step, safe_step)
+    dropped = jnp.where(ascends, dropped, slack)
+    return _scaled(step, _LONGEST_RAW_STEP), gain, dropped
 
 
 def _follow(theta, result: dual.Evaluation, gradient, slack, move):
     """The step in theta that keeps the active bounds met when the radius moves."""
-    free = (theta > OFF) & ~slack
-    matrix = jnp.where(free[:, None] & free[None, :], result.curvature, 0.0)
-    diagonal = jnp.where(free, 1e-9 * jnp.diagonal(result.curvature) + 1e-290, 1.0)
-    matrix = matrix + jnp.diag(diagonal)
+    right = gradient - jnp.exp(theta) * result.drift * move
+    ridge = 1e-9 * jnp.diagonal(result.curvature) + 1e-290
+    step = _solve_free(result.curvature, ridge, right, (theta > OFF) & ~slack)
+    # No line search follows a change of radius.
+    return _scaled(step, 1.0)
+
+
+def _solve_free(curvature, ridge, right, free):
+    """(curvature + ridge) step = right on the free laws, 0 on the others."""
+    matrix = jnp.where(free[:, None] & free[None, :], curvature, 0.0)
+    matrix = matrix + jnp.diag(jnp.where(free, ridge, 1.0))
     scale = jnp.sqrt(jnp.diagonal(matrix))
     scaled = matrix / (scale[:, None] * scale[None, :])
-    right = jnp.where(free, gradient - jnp.exp(theta) * result.drift * move, 0.0)
-    step = jnp.linalg.solve(scaled, right / scale) / scale
-    return jnp.where(free, step, 0.0)
+    return jnp.linalg.solve(scaled, jnp.where(free, right, 0.0) / scale) / scale
+
+
+def _scaled(step, longest):
+    """The step, each part at most _LONGEST_STEP downward, as a whole at most `longest` upward.
+
+    A part far below -1 asks for a negative multiplier: it must not hold up the others.
+    """
+    step = jnp.maximum(step, -_LONGEST_STEP)
+    return step / jnp.maximum(1.0, jnp.max(step) / longest)
 
 
 def _bend(step):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,11 @@ from jaxtyping import Array, Float, Float32, Key
 from scipy import special
 
 from dsrs_jax.errors import UserError
+
+if TYPE_CHECKING:
+    _Number = float
+else:
+    _Number = float | Float[Array, ""]  # an array inside a compiled function
 
 
 @jax.tree_util.register_dataclass
@@ -47,21 +53,21 @@ class RadialLaw:
         dimension: number of coordinates d (static).
     """
 
-    sigma: float | Float[Array, ""]
-    k: float | Float[Array, ""]
-    eta: float | Float[Array, ""]
-    scale: float | Float[Array, ""]
-    cutoff: float | Float[Array, ""] | None
-    quantile: float | Float[Array, ""] | None
+    sigma: _Number
+    k: _Number
+    eta: _Number
+    scale: _Number
+    cutoff: _Number | None
+    quantile: _Number | None
     dimension: int = dataclasses.field(metadata={"static": True})
 
     @property
-    def shape(self) -> float | Float[Array, ""]:
+    def shape(self) -> _Number:
         """Shape (d - 2k)/eta of the Gamma law of the level."""
         return (self.dimension - 2.0 * self.k) / self.eta
 
     @property
-    def truncation_radius(self) -> float | Float[Array, ""]:
+    def truncation_radius(self) -> _Number:
         """Largest |x| of a draw; infinite for a law that is not truncated."""
         if self.cutoff is None:
             return math.inf
@@ -122,10 +128,10 @@ class RadialLaw:
             return jax.random.gamma(key, shape, dtype=jnp.float32)
         cutoff = jnp.asarray(self.cutoff, jnp.float32)
 
-        def rejected(state):
+        def rejected(state: tuple[Array, Array]) -> Array:
             return state[1] > cutoff
 
-        def redraw(state):
+        def redraw(state: tuple[Array, Array]) -> tuple[Array, Array]:
             attempt, _ = state
             return attempt + 1, jax.random.gamma(
                 jax.random.fold_in(key, attempt), shape, dtype=jnp.float32
@@ -198,7 +204,7 @@ def excess(shape: Float[Array, "..."], level: Float[Array, "..."]) -> Float[Arra
     return jnp.where(jnp.abs(t) < 0.2, near, t - jnp.log(level / shape))
 
 
-def _stirling_error(a: Float[Array, ""]) -> Float[Array, ""]:
+def _stirling_error(a: Float[Array, "..."]) -> Float[Array, "..."]:
     """log Gamma(a) - [(a - 1/2) log a - a + log(2 pi)/2]."""
     inverse = 1.0 / a
     square = inverse * inverse

@@ -1,0 +1,508 @@
+"""The one way that data takes: images, noise, votes, bounds, certificates, report.
+
+`run` is what `scripts/certify.py` calls. It writes into one directory:
+
+    config.json        what the votes depend on
+    model/             the small model, where none was given
+    votes.jsonl        one record an image, appended as they come (sampling/records.py)
+    certificates.csv   one row an image
+    report.png         certified accuracy against radius
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from dsrs_jax import data, noise, report, sampling, train
+from dsrs_jax.certify import certify, interval, lower_bound
+from dsrs_jax.certify.thresholds import pools, threshold
+from dsrs_jax.errors import UserError
+from dsrs_jax.models import (
+    Classifier,
+    ModelMetadata,
+    fingerprint,
+    load_model,
+    save_model,
+)
+from dsrs_jax.noise import RadialLaw
+
+# The digits' default: chosen by measurement (README, "Which second law?").
+DIGITS_SIGMA, DIGITS_K, DIGITS_EPOCHS = 0.5, 28.0, 300
+DEFAULT_INSIDE = (0.5, 0.8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The arguments of `scripts/certify.py`; None means: as the model was trained."""
+
+    dataset: str = "digits"
+    data_dir: str | None = None
+    split: str = "test"
+    model: str | None = None
+    noise: str | None = None
+    sigma: float | None = None
+    k: float | None = None
+    eta: float | None = None
+    q_sigma: tuple[float, ...] = ()
+    q_inside: tuple[float, ...] = ()
+    q_threshold: tuple[str, ...] = ()
+    n: int = 50_000
+    alpha: float = 0.001
+    bounds: str = "one-sided"
+    search: str = "precise"
+    grid_unit: float = 0.05
+    skip: int = 1
+    start: int = 0
+    stop: int = -1
+    batch: int = 1000
+    seed: int = 0
+    out: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Protocol:
+    """The laws that are drawn from, and how the failure probability is shared between them."""
+
+    law: RadialLaw
+    inside: tuple[RadialLaw, ...]  # P truncated: read off P's own draws
+    scaled: tuple[RadialLaw, ...]  # P with another sigma: drawn separately
+    rules: tuple[str, ...]  # P truncated by a rule: drawn separately
+    n: int
+    alpha: float
+    one_sided: bool
+
+    @property
+    def share(self) -> float:
+        """Failure probability of each of the J + 1 bounds; together they fail with alpha."""
+        return self.alpha / (1 + len(self.inside) + len(self.scaled) + len(self.rules))
+
+    @property
+    def cutoffs(self) -> list[float]:
+        return [law.cutoff for law in self.inside if law.cutoff is not None]
+
+    def lower(
+        self, votes: NDArray[np.int64], draws: NDArray[np.int64], alpha: float
+    ) -> NDArray[np.float64]:
+        if self.one_sided:
+            return lower_bound(votes, draws, alpha)
+        return interval(votes, draws, alpha)[0]
+
+
+def run(settings: Settings, console: Console) -> None:
+    """Certifies a data set as the settings say, continuing what an earlier run left.
+
+    Raises:
+        UserError: a setting is wrong, or a file is missing or damaged; nothing is lost.
+    """
+    _check(settings)
+    dataset = data.load(settings.dataset, settings.split, settings.data_dir)
+    indices = _chosen_indices(settings, len(dataset))
+    out = Path(settings.out or Path("runs") / settings.dataset)
+    stages: dict[str, float] = {}
+
+    clock = time.perf_counter()
+    classifier = _classifier(settings, dataset, out, console)
+    law = _law(settings, classifier.metadata)
+    stages["model"] = time.perf_counter() - clock
+    protocol = _protocol(settings, law)
+    clock = time.perf_counter()
+    _announce_largest_radius(protocol, console)
+    stages["certification"] = time.perf_counter() - clock
+
+    with sampling.RunDirectory(out, _vote_settings(settings, protocol, classifier)) as directory:
+        clock = time.perf_counter()
+        _sample(settings, protocol, classifier, dataset, indices, directory, console)
+        stages["sampling"] = time.perf_counter() - clock
+        clock = time.perf_counter()
+        rows = _certify_records(settings, protocol, [directory.records[i] for i in indices])
+        stages["certification"] += time.perf_counter() - clock
+        clock = time.perf_counter()
+        sampling.write_whole(out / "certificates.csv", report.csv_text(rows))
+        methods = {
+            "Neyman-Pearson": np.array([row["radius_np"] for row in rows]),
+            "DSRS": np.array([row["radius_dsrs"] for row in rows]),
+        }
+        title = (
+            f"{settings.dataset} {settings.split}, {len(rows)} images, "
+            f"{_described(law)}, N = {settings.n}, α = {settings.alpha:g}"
+        )
+        report.draw_curves(out / "report.png", methods, title)
+        stages["report"] = time.perf_counter() - clock
+    console.print(report.accuracy_table(methods))
+    console.print(
+        "seconds: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in stages.items())
+    )
+    console.print(f"{out / 'certificates.csv'}, {out / 'report.png'}", soft_wrap=True)
+
+
+def _check(settings: Settings) -> None:
+    if settings.n <= 0:
+        raise UserError(f"--n must be positive, got {settings.n}")
+    if not 0.0 < settings.alpha < 1.0:
+        raise UserError(f"--alpha must lie in (0, 1), got {settings.alpha:g}")
+    if settings.batch <= 0:
+        raise UserError(f"--batch must be positive, got {settings.batch}")
+    if not settings.grid_unit > 0.0:
+        raise UserError(f"--grid-unit must be positive, got {settings.grid_unit:g}")
+    if not 0 <= settings.seed < 2**32:
+        raise UserError(f"--seed must lie in [0, 2^32), got {settings.seed}")
+    if len(set(settings.q_inside)) < len(settings.q_inside):
+        raise UserError("--q-inside was given the same quantile twice")
+    if settings.noise == "gaussian" and (settings.k or (settings.eta or 2.0) != 2.0):
+        raise UserError(
+            "--noise gaussian has k = 0 and eta = 2; use --noise general-gaussian for others"
+        )
+    for rule in settings.q_threshold:
+        threshold(rule, 0.5)
+
+
+def _chosen_indices(settings: Settings, size: int) -> list[int]:
+    if settings.skip < 1:
+        raise UserError(f"--skip must be at least 1, got {settings.skip}")
+    stop = size if settings.stop == -1 else settings.stop
+    if not 0 <= settings.start < stop <= size:
+        raise UserError(
+            f"--start {settings.start} --stop {settings.stop} chooses nothing: "
+            f"{settings.dataset} {settings.split} has the indices 0 to {size - 1}"
+        )
+    return list(range(settings.start, stop, settings.skip))
+
+
+def _classifier(
+    settings: Settings, dataset: data.Dataset, out: Path, console: Console
+) -> Classifier:
+    if settings.model is not None:
+        classifier = load_model(settings.model)
+    elif settings.dataset != "digits":
+        raise UserError(
+            f"--dataset {settings.dataset} needs --model DIR; scripts/train.py makes one"
+        )
+    elif (out / "model").exists():
+        classifier = load_model(out / "model")
+    else:
+        classifier = _train_digits(settings, out, console)
+    metadata = classifier.metadata
+    if (metadata.image_shape, metadata.classes) != (dataset.image_shape, dataset.classes):
+        raise UserError(
+            f"the model {metadata.arch} takes images {metadata.image_shape} of "
+            f"{metadata.classes} classes, {dataset.name} has {dataset.image_shape} of "
+            f"{dataset.classes}; give the model of this dataset"
+        )
+    return classifier
+
+
+def _train_digits(settings: Settings, out: Path, console: Console) -> Classifier:
+    sigma = DIGITS_SIGMA if settings.sigma is None else settings.sigma
+    k = DIGITS_K if settings.k is None else settings.k
+    k = 0.0 if settings.noise == "gaussian" else k
+    eta = 2.0 if settings.eta is None else settings.eta
+    training = data.load("digits", "train")
+    law = noise.generalized_gaussian(math.prod(training.image_shape), sigma, k, eta)
+    metadata = ModelMetadata(
+        arch="digits_cnn",
+        dataset="digits",
+        image_shape=training.image_shape,
+        classes=training.classes,
+        sigma=sigma,
+        k=k,
+        eta=eta,
+        method="gaussian",
+        epochs=DIGITS_EPOCHS,
+        batch=128,
+        learning_rate=0.1,
+        seed=settings.seed,
+    )
+    with _progress(console, "training", DIGITS_EPOCHS, "epochs") as advance:
+        model = train.train(
+            training,
+            metadata.arch,
+            law,
+            epochs=DIGITS_EPOCHS,
+            seed=settings.seed,
+            on_epoch=lambda epoch, info: advance(1),
+        )
+    save_model(out / "model", model, metadata)
+    return load_model(out / "model")
+
+
+def _law(settings: Settings, trained: ModelMetadata) -> RadialLaw:
+    sigma = trained.sigma if settings.sigma is None else settings.sigma
+    k = trained.k if settings.k is None else settings.k
+    eta = trained.eta if settings.eta is None else settings.eta
+    if settings.noise == "gaussian":
+        k, eta = 0.0, 2.0
+    return noise.generalized_gaussian(math.prod(trained.image_shape), sigma, k, eta)
+
+
+def _described(law: RadialLaw) -> str:
+    if law.k == 0.0 and law.eta == 2.0:
+        return f"Gaussian σ = {law.sigma:g}"
+    tail = "" if law.eta == 2.0 else f", η = {law.eta:g}"
+    return f"generalized Gaussian σ = {law.sigma:g}, k = {law.k:g}{tail}"
+
+
+def _protocol(settings: Settings, law: RadialLaw) -> _Protocol:
+    any_q = settings.q_sigma or settings.q_inside or settings.q_threshold
+    quantiles = settings.q_inside if any_q else DEFAULT_INSIDE
+    return _Protocol(
+        law=law,
+        inside=tuple(law.truncated(quantile) for quantile in sorted(quantiles)),
+        scaled=tuple(law.with_sigma(sigma) for sigma in settings.q_sigma),
+        rules=settings.q_threshold,
+        n=settings.n,
+        alpha=settings.alpha,
+        one_sided=settings.bounds == "one-sided",
+    )
+
+
+def _vote_settings(
+    settings: Settings, protocol: _Protocol, classifier: Classifier
+) -> dict[str, Any]:
+    law = protocol.law
+    return {
+        "dataset": settings.dataset,
+        "split": settings.split,
+        "sigma": law.sigma,
+        "k": law.k,
+        "eta": law.eta,
+        "q_sigma": [q.sigma for q in protocol.scaled],
+        "q_inside": [q.quantile for q in protocol.inside],
+        "q_threshold": list(protocol.rules),
+        "n": protocol.n,
+        "alpha": protocol.alpha,
+        "bounds": settings.bounds,
+        "seed": settings.seed,
+        "arch": classifier.metadata.arch,
+        "model": fingerprint(classifier),
+    }
+
+
+def _announce_largest_radius(protocol: _Protocol, console: Console) -> None:
+    n, share = np.array([protocol.n]), protocol.share
+    plain = certify(protocol.law, protocol.lower(n, n, protocol.alpha)).radius[0]
+    base = protocol.lower(n, n, share)
+    extra = [
+        (law, protocol.lower(inside, inside, share))
+        for law in protocol.inside
+        for inside in [np.floor(n * (law.quantile or 1.0)).astype(np.int64)]
+    ]
+    extra += [(law, base) for law in protocol.scaled]
+    extra += [(protocol.law.truncated(threshold(r, float(base[0]))), base) for r in protocol.rules]
+    best = certify(protocol.law, base, [q for q, _ in extra], [b for _, b in extra]).radius[0]
+    if max(plain, best) <= 0.0:
+        raise UserError(
+            f"--n {protocol.n} draws can certify nothing at alpha = {protocol.alpha:g}, "
+            "even if all votes are right; give a larger --n"
+        )
+    console.print(
+        f"{_described(protocol.law)}; {protocol.n} draws under each law, α = {protocol.alpha:g}.\n"
+        f"Largest radius that all votes right would certify: Neyman-Pearson "
+        f"{_down(plain)}, DSRS {_down(best)}."
+    )
+
+
+def _sample(
+    settings: Settings,
+    protocol: _Protocol,
+    classifier: Classifier,
+    dataset: data.Dataset,
+    indices: list[int],
+    directory: sampling.RunDirectory,
+    console: Console,
+) -> None:
+    missing = [index for index in indices if index not in directory.records]
+    if not missing:
+        return
+    if len(missing) < len(indices):
+        console.print(f"{len(indices) - len(missing)} of {len(indices)} images were done before.")
+    width = jax.local_device_count()
+    with _progress(console, "sampling", len(missing), "images") as advance:
+        for start in range(0, len(missing), width):
+            block = missing[start : start + width]
+            directory.append(_records(settings, protocol, classifier, dataset, block))
+            advance(len(block))
+
+
+def _records(
+    settings: Settings,
+    protocol: _Protocol,
+    classifier: Classifier,
+    dataset: data.Dataset,
+    block: list[int],
+) -> list[dict[str, Any]]:
+    """Draws all that the protocol asks for on a block of images."""
+    images, labels = dataset.images[block], dataset.labels[block]
+
+    def votes(laws: RadialLaw | list[RadialLaw], rows: list[int], **options: Any) -> sampling.Votes:
+        return sampling.count_votes(
+            classifier,
+            images[rows],
+            labels[rows],
+            laws,
+            protocol.n,
+            indices=np.asarray(block)[rows],
+            seed=settings.seed,
+            batch=settings.batch,
+            **options,
+        )
+
+    everyone = list(range(len(block)))
+    base = votes(protocol.law, everyone, cutoffs=protocol.cutoffs)
+    right = base.right[:, -1]
+    records = [
+        {
+            "index": index,
+            "label": int(labels[i]),
+            "p": {"draws": base.draws[i].tolist(), "votes": base.right[i].tolist()},
+            "scaled": [],
+            "threshold": [],
+        }
+        for i, index in enumerate(block)
+    ]
+    for law in protocol.scaled:
+        counted = votes(law, everyone).right[:, -1]
+        for record, count in zip(records, counted, strict=True):
+            record["scaled"].append(int(count))
+    for rule in protocol.rules:
+        lower = protocol.lower(right, np.full_like(right, protocol.n), protocol.share)
+        pooled = [i for i in everyone if pools(rule) and right[i] == protocol.n]
+        others = [i for i in everyone if i not in pooled]
+        if pooled:
+            more = votes(protocol.law, pooled, first=protocol.n).right[:, -1]
+            for i, count in zip(pooled, more, strict=True):
+                records[i]["threshold"].append({"pooled": True, "votes": int(count)})
+        if others:
+            quantiles = [threshold(rule, float(lower[i])) for i in others]
+            laws = [protocol.law.truncated(quantile) for quantile in quantiles]
+            counted = votes(laws, others).right[:, -1]
+            for i, quantile, count in zip(others, quantiles, counted, strict=True):
+                records[i]["threshold"].append({"quantile": quantile, "votes": int(count)})
+    return records
+
+
+def _certify_records(
+    settings: Settings, protocol: _Protocol, records: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """One row of `certificates.csv` for each record."""
+    share, n = protocol.share, protocol.n
+    draws = np.array([record["p"]["draws"] for record in records])
+    right = np.array([record["p"]["votes"] for record in records])
+    total = right[:, -1]
+    plain = certify(protocol.law, protocol.lower(total, np.full_like(total, n), protocol.alpha))
+
+    base = protocol.lower(total, np.full_like(total, n), share)
+    extra: list[tuple[str, RadialLaw | list[RadialLaw], NDArray[np.int64], NDArray[np.int64]]] = []
+    for j, law in enumerate(protocol.inside):
+        extra.append((f"inside_{law.quantile:.4g}", law, right[:, j], draws[:, j]))
+    for j, law in enumerate(protocol.scaled):
+        count = np.array([record["scaled"][j] for record in records])
+        extra.append((f"sigma_{law.sigma:g}", law, count, np.full_like(count, n)))
+    for j, rule in enumerate(protocol.rules):
+        entries = [record["threshold"][j] for record in records]
+        laws = [protocol.law.truncated(entry.get("quantile", 0.5)) for entry in entries]
+        count = np.array([entry["votes"] for entry in entries])
+        extra.append((f"threshold_{rule}", laws, count, np.full_like(count, n)))
+    lower = [protocol.lower(count, drawn, share) for _, _, count, drawn in extra]
+    joint = certify(protocol.law, base, [laws for _, laws, _, _ in extra], lower)
+    pooled = np.array([any("pooled" in e for e in record["threshold"]) for record in records])
+    more = np.array([sum(e["votes"] for e in r["threshold"] if "pooled" in e) for r in records])
+    # Neyman-Pearson from 2N draws of P, at P's own share (design: the rules with a plus).
+    twice = certify(protocol.law, lower_bound(np.where(pooled, total + more, 0), 2 * n, share))
+    radius = np.where(pooled, twice.radius, joint.radius)
+    if settings.search == "grid":
+        start = certify(protocol.law, base).radius
+        radius = np.where(pooled, radius, _last_on_grid(start, radius, settings.grid_unit))
+
+    rows = []
+    for i, record in enumerate(records):
+        used = twice if pooled[i] else joint
+        multipliers = np.zeros(1 + len(extra))
+        multipliers[: used.multipliers.shape[1]] = used.multipliers[i]
+        row: dict[str, Any] = {
+            "index": record["index"],
+            "label": record["label"],
+            "n": n,
+            "votes": int(total[i]),
+            "lower_np": float(plain.bounds[i, 0]),
+            "lower_p": float(used.bounds[i, 0]),
+        }
+        for (name, _, count, drawn), bound in zip(extra, lower, strict=True):
+            row[f"draws_{name}"] = int(drawn[i])
+            row[f"votes_{name}"] = int(count[i])
+            row[f"lower_{name}"] = float(bound[i])
+        row["radius_np"] = float(plain.radius[i])
+        row["radius_dsrs"] = float(radius[i])
+        row["multiplier_p"] = float(multipliers[0])
+        for j, (name, _, _, _) in enumerate(extra, start=1):
+            row[f"multiplier_{name}"] = float(multipliers[j])
+        row["value"] = float(used.value[i])
+        row["allowance"] = float(used.allowance[i])
+        row["status"] = "pooled" if pooled[i] and radius[i] > 0.0 else str(used.status[i])
+        row["path"] = str(used.path[i])
+        rows.append(row)
+    return rows
+
+
+def _last_on_grid(
+    start: NDArray[np.float64], precise: NDArray[np.float64], unit: float
+) -> NDArray[np.float64]:
+    """The last multiple of `unit` that certifies, from the Neyman-Pearson radius upward.
+
+    The maximum of the dual falls with the radius, so that is the last one below the precise radius.
+    """
+    multiple = np.floor(precise / unit) * unit
+    multiple = np.where(multiple > precise, multiple - unit, multiple)
+    return np.minimum(np.maximum(start, multiple), precise)
+
+
+def _down(radius: float) -> str:
+    """A radius as a person reads it: never above what was proved."""
+    return f"{math.floor(radius * 1e4) / 1e4:.4f}"
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, unit: str):
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = "" if task.speed is None else f", {task.speed:.1f}/s, left"
+        return Text(self._unit + speed)
+
+
+@contextlib.contextmanager
+def _progress(
+    console: Console, what: str, total: int, unit: str
+) -> Iterator[Callable[[int], None]]:
+    """A progress bar with the rate and the time left; yields a function that advances it."""
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(unit),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=True, speed_estimate_period=20) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,46 @@
+"""Certified accuracy against radius, as a picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+_COLOURS = ("#7a7f87", "#0b6fb8", "#c4561a", "#2e8b57")
+
+
+def draw_curves(path: Path, methods: Mapping[str, NDArray[np.float64]], title: str) -> None:
+    """Writes a PNG: for each method the share of images certified at each radius."""
+    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    largest = max(float(radii.max(initial=0.0)) for radii in methods.values())
+    for (name, radii), colour in zip(methods.items(), _COLOURS, strict=False):
+        certified = np.sort(radii[radii > 0.0])
+        left = 100.0 * np.arange(len(certified), -1, -1) / len(radii)
+        mean = np.floor(radii.mean() * 1e3) / 1e3
+        # The share at r counts the radii that reach r: it falls just after each of them.
+        axes.step(
+            np.concatenate([[0.0], certified, certified[-1:]]),
+            np.concatenate([left[:1], left])[: len(certified) + 2],
+            where="pre",
+            color=colour,
+            linewidth=1.8,
+            label=f"{name}, mean radius {mean:.3f}",
+        )
+    axes.set_xlim(0.0, max(1.05 * largest, 1e-3))
+    axes.set_ylim(0.0, 100.0)
+    axes.set_xlabel("ℓ2 radius (pixels in [0, 1])")
+    axes.set_ylabel("certified accuracy (%)")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    being_written = path.with_name(f".{path.name}.{os.getpid()}")
+    figure.savefig(being_written, format="png")
+    os.replace(being_written, path)

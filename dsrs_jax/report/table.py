@@ -1,0 +1,57 @@
+"""Certified accuracy as a table for the terminal, and certificates as a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+
+_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 5.0)
+_MOST_ROWS = 10
+
+
+def certified_accuracy(radii: NDArray[np.float64], radius: float) -> float:
+    """Share of images with a certificate at `radius`; at radius 0, of those with any at all."""
+    return float(np.mean((radii >= radius) & (radii > 0.0)))
+
+
+def accuracy_table(methods: Mapping[str, NDArray[np.float64]]) -> Table:
+    """A column a method: certified accuracy at round radii, abstentions, mean radius.
+
+    The mean counts an abstention as 0 (the average certified radius of the literature).
+    """
+    largest = max(float(radii.max(initial=0.0)) for radii in methods.values())
+    step = next((s for s in _STEPS if s * _MOST_ROWS >= largest), _STEPS[-1])
+    table = Table(title="certified accuracy")
+    table.add_column("radius", justify="right")
+    for name in methods:
+        table.add_column(name, justify="right")
+    for radius in np.arange(0.0, largest + 1e-12, step):
+        shares = [f"{100 * certified_accuracy(radii, radius):.1f}%" for radii in methods.values()]
+        table.add_row(f"{radius:.2f}", *shares)
+    table.add_section()
+    table.add_row("abstentions", *[str(int(np.sum(radii == 0))) for radii in methods.values()])
+    # Rounded down, as every radius that is shown.
+    means = [np.floor(radii.mean() * 1e4) / 1e4 for radii in methods.values()]
+    table.add_row("mean radius", *[f"{mean:.4f}" for mean in means])
+    return table
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line a row, the keys of the first as header; floats with all digits that they need."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {
+                name: repr(float(value)) if isinstance(value, float) else value
+                for name, value in row.items()
+            }
+        )
+    return stream.getvalue()

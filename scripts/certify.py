@@ -81,7 +81,7 @@ def parse(argv: list[str] | None) -> pipeline.Settings:
     option("--skip", type=int, default=default.skip, help="every SKIP-th image")
     option("--start", type=int, default=default.start)
     option("--stop", type=int, default=default.stop, help="-1: to the end")
-    option("--batch", type=int, default=default.batch, help="draws classified at once")
+    option("--batch", type=int, help="draws in flight on a device; votes do not depend on it")
     option("--seed", type=int, default=default.seed)
     option("--out", metavar="DIR", help="default: runs/DATASET")
     given = vars(parser.parse_args(argv))

@@ -10,7 +10,7 @@ from jaxtyping import install_import_hook
 
 # Shapes and types in annotations are checked here and nowhere else; must precede every import
 # of the package.
-install_import_hook("dsrs_jax", "beartype.beartype")
+install_import_hook("dsrs_jax", "typechecking.typechecker")
 
 # A silent broadcast or a silent change of precision fails a test at once.
 jax.config.update("jax_numpy_rank_promotion", "raise")

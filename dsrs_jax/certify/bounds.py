@@ -8,11 +8,14 @@ from scipy import special
 
 from dsrs_jax.errors import UserError
 
+# Anything that numpy makes an array of; run-time type checks do not count an int as a complex.
+Numbers = ArrayLike | int | float
+
 # SciPy's inverse incomplete beta function errs by less than this share of the result.
 _ROUNDING = 1e-13
 
 
-def lower_bound(votes: ArrayLike, draws: ArrayLike, alpha: float) -> NDArray[np.float64]:
+def lower_bound(votes: Numbers, draws: Numbers, alpha: float) -> NDArray[np.float64]:
     """One-sided lower bound: P(bound > true probability) <= alpha, for `votes` of `draws`.
 
     The p that solves I_p(votes, draws - votes + 1) = alpha, rounded down; 0 without a vote.
@@ -26,8 +29,7 @@ def lower_bound(votes: ArrayLike, draws: ArrayLike, alpha: float) -> NDArray[np.
         UserError: an argument is outside its domain.
     """
     count, total = _checked(votes, draws)
-    if not 0.0 < alpha < 1.0:
-        raise UserError(f"alpha must lie in (0, 1), got {alpha:g}")
+    _check_alpha(alpha)
     some = count > 0
     safe = np.where(some, count, 1.0)
     bound = special.betaincinv(safe, np.where(some, total - count + 1.0, 1.0), alpha)
@@ -35,20 +37,25 @@ def lower_bound(votes: ArrayLike, draws: ArrayLike, alpha: float) -> NDArray[np.
 
 
 def interval(
-    votes: ArrayLike, draws: ArrayLike, alpha: float
+    votes: Numbers, draws: Numbers, alpha: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Two-sided interval at confidence 1 - alpha: alpha/2 on each side, rounded outward.
 
     This is what Li et al. (ICML 2022) use and publish; a certificate uses its lower end only.
     """
     count, total = _checked(votes, draws)
-    return (
-        lower_bound(count, total, alpha / 2),
-        1.0 - lower_bound(total - count, total, alpha / 2),
-    )
+    _check_alpha(alpha)
+    low = lower_bound(count, total, alpha / 2)
+    high = np.nextafter(1.0 - lower_bound(total - count, total, alpha / 2), 2.0)
+    return low, np.asarray(np.minimum(high, 1.0))
 
 
-def _checked(votes: ArrayLike, draws: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _check_alpha(alpha: float) -> None:
+    if not 0.0 < alpha < 1.0:
+        raise UserError(f"alpha must lie in (0, 1), got {alpha:g}")
+
+
+def _checked(votes: Numbers, draws: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     count, total = np.broadcast_arrays(
         np.asarray(votes, dtype=np.float64), np.asarray(draws, dtype=np.float64)
     )

@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import special
 
 from dsrs_jax.certify import dual, reference, solver
-from dsrs_jax.certify.bounds import lower_bound
+from dsrs_jax.certify.bounds import Numbers, lower_bound
 from dsrs_jax.errors import UserError
 from dsrs_jax.noise.radial import RadialLaw
 
@@ -30,13 +30,13 @@ BLOCK = 256
 # Most instances end within ten turns; the few that do not are gathered into a block of their own.
 _FIRST_TURNS = 20
 _LAST_TURNS = 150
-_COARSE = dual.Resolution(panels=10, order=14, rounds=2)
-_FINE = dual.Resolution(panels=16, order=16, rounds=3)
+_RESOLUTION = dual.Resolution(panels=12, order=16, rounds=3)
 # Rounding in the integrals: this multiple of float64's epsilon, for each term of g (measured
 # against 30-digit integration: tests/certify/test_allowance.py).
 _ROUNDING = 100 * np.finfo(np.float64).eps
 _DIFFERENCES = 4.0
 _JUDGEMENTS = 12
+_LOG_NEGLIGIBLE = -36.0  # a multiplier changes g by no more than itself: 2e-16
 _SMALLEST = 1e-3  # of sigma: a radius under this is given as 0 where P's bound is no more than 1/2
 
 
@@ -75,9 +75,9 @@ class Certificate:
 
 def certify(
     law: RadialLaw,
-    bound: ArrayLike,
+    bound: Numbers,
     extra_laws: Sequence[RadialLaw | Sequence[RadialLaw]] = (),
-    extra_bounds: Sequence[ArrayLike] = (),
+    extra_bounds: Sequence[Numbers] = (),
 ) -> Certificate:
     """Largest l2 radii that the given lower bounds prove; Neyman-Pearson without extra laws.
 
@@ -108,11 +108,11 @@ def certify(
 
 def certify_votes(
     law: RadialLaw,
-    votes: ArrayLike,
-    draws: ArrayLike,
+    votes: Numbers,
+    draws: Numbers,
     extra_laws: Sequence[RadialLaw | Sequence[RadialLaw]] = (),
-    extra_votes: Sequence[ArrayLike] = (),
-    extra_draws: Sequence[ArrayLike] = (),
+    extra_votes: Sequence[Numbers] = (),
+    extra_draws: Sequence[Numbers] = (),
     *,
     alpha: float,
 ) -> Certificate:
@@ -146,7 +146,7 @@ _PER_INSTANCE = ("radius", "multipliers", "value", "allowance", "status", "path"
 
 
 def evaluate(
-    laws: Sequence[RadialLaw], bounds: ArrayLike, multipliers: ArrayLike, radius: ArrayLike
+    laws: Sequence[RadialLaw], bounds: Numbers, multipliers: Numbers, radius: Numbers
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """g and its declared numerical error at given multipliers and radii: checks a certificate.
 
@@ -351,7 +351,7 @@ def _search(family, bounds, theta, radius, smallest, able):
 
 def _judge_until_true(family, bounds, theta, radius, able):
     """Radii that the last evaluation of g proves: those given, or shorter by what it lacks."""
-    weights = np.where(theta > solver.OFF, np.exp(theta), 0.0)
+    weights = np.where(theta > _LOG_NEGLIGIBLE, np.exp(theta), 0.0)
     theta = _log(weights)
     radius = np.where(able, radius, 0.0)
     value, allowance = np.zeros(len(bounds)), np.zeros(len(bounds))
@@ -388,13 +388,14 @@ def _judge_block(family, bounds, theta, radius):
         multipliers = jnp.exp(theta)
         terms = multipliers * (1.0 - bounds)
 
-        def value(resolution):
-            result = dual.evaluate(family, theta, radius, resolution)
+        def value(halved: Array) -> tuple[Array, dual.Evaluation]:
+            result = dual.evaluate(family, theta, radius, _RESOLUTION, halved)
             g = jnp.dot(multipliers, result.outside) - jnp.sum(terms) + result.moved
             return g, result
 
-        coarse, _ = value(_COARSE)
-        fine, result = value(_FINE)
+        both, results = jax.lax.map(value, jnp.array([False, True]))
+        coarse, fine = both[0], both[1]
+        result = jax.tree.map(lambda leaf: leaf[1], results)
         size = jnp.dot(multipliers, result.outside) + jnp.sum(terms) + result.moved
         # A density's relative error grows with its exponent's size, about sqrt(shape) epsilon.
         rounding = _ROUNDING * (1.0 + 0.1 * jnp.sqrt(jnp.max(family.shape)))

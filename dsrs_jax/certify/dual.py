@@ -159,6 +159,7 @@ def evaluate(
     theta: Float64[Array, " laws"],
     radius: Float64[Array, ""],
     resolution: Resolution,
+    halved: Bool[Array, ""] | None = None,
 ) -> Evaluation:
     """The integrals at one instance; `jax.vmap` over theta and radius for many.
 
@@ -168,8 +169,10 @@ def evaluate(
             is finite.
         radius: |delta|/s_0 > 0.
         resolution: static.
+        halved: whether to cut every panel in two: the difference tells the error of the quadrature.
+            None compiles for whole panels only.
     """
-    edges = _mesh(family, theta, radius, resolution)
+    edges = _cut(_mesh(family, theta, radius, resolution), halved)
     nodes, weights = np.polynomial.legendre.leggauss(resolution.order)
     half = 0.5 * (edges[1:] - edges[:-1])
     middle = 0.5 * (edges[1:] + edges[:-1])
@@ -195,7 +198,7 @@ def evaluate(
     slope = jnp.sum(moved_surface * moved_rate) - jnp.dot(multipliers, drift)
 
     for j in family.truncated:
-        piece, rate = _jump(family, theta, radius, j, resolution.order)
+        piece, rate = _jump(family, theta, radius, j, resolution.order, halved)
         moved, slope = moved + piece, slope + rate
     return Evaluation(outside, moved, curvature, drift, slope)
 
@@ -291,7 +294,7 @@ def _level_shift(
         error = k_ratio * shift + level * jnp.expm1(shift) - target
         return shift - error / (k_ratio + grown)
 
-    root = jax.lax.fori_loop(0, 7, newton, start, unroll=True)
+    root = jax.lax.fori_loop(0, 7, newton, start)
     gaussian = jnp.log1p(jnp.maximum(target / level, -1.0))
     return jnp.where(k_ratio > 0.0, root, gaussian)
 
@@ -401,8 +404,24 @@ def _tangency(family: Family, theta: Array, radius: Array) -> Float64[Array, " t
     return high
 
 
+def _cut(
+    edges: Float64[Array, " edges"], halved: Bool[Array, ""] | None
+) -> Float64[Array, " panels"]:
+    """Panels cut in two, or (for one compiled function) followed each by an empty one."""
+    if halved is None:
+        return edges
+    between = jnp.where(halved, 0.5 * (edges[1:] + edges[:-1]), edges[:-1])
+    both = jnp.stack([edges[:-1], between], axis=1).reshape(-1)
+    return jnp.concatenate([both, edges[-1:]])
+
+
 def _jump(
-    family: Family, theta: Array, radius: Array, j: int, order: int
+    family: Family,
+    theta: Array,
+    radius: Array,
+    j: int,
+    order: int,
+    halved: Bool[Array, ""] | None,
 ) -> tuple[Float64[Array, ""], Float64[Array, ""]]:
     """What P_moved(S) and dg/dr gain where law j ends: distances v between rho*_- and rho*_+.
 
@@ -425,7 +444,7 @@ def _jump(
     steps = spread * jnp.array([1.0, 0.5, 0.0, -0.5, -1.0])
     under = jnp.maximum(t * t - radius * radius * (1.0 - steps * steps), 0.0)
     layer = jnp.log(jnp.maximum(-radius * steps + jnp.sqrt(under), 1e-300))
-    edges = jnp.sort(jnp.clip(jnp.concatenate([marks, layer]), start, end))
+    edges = _cut(jnp.sort(jnp.clip(jnp.concatenate([marks, layer]), start, end)), halved)
 
     nodes, weights = np.polynomial.legendre.leggauss(order)
     half = 0.5 * (edges[1:] - edges[:-1])

@@ -32,7 +32,8 @@ from dsrs_jax.errors import UserError
 if TYPE_CHECKING:
     _Number = float
 else:
-    _Number = float | Float[Array, ""]  # an array inside a compiled function
+    # An array inside a compiled function; with an axis where many laws travel as one.
+    _Number = float | Float[Array, "..."] | Float[np.ndarray, "..."]
 
 
 @jax.tree_util.register_dataclass

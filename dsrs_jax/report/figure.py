@@ -25,9 +25,10 @@ def draw_curves(path: Path, methods: Mapping[str, NDArray[np.float64]], title: s
         left = 100.0 * np.arange(len(certified), -1, -1) / len(radii)
         mean = np.floor(radii.mean() * 1e3) / 1e3
         # The share at r counts the radii that reach r: it falls just after each of them.
+        steps = np.concatenate([[0.0], certified, certified[-1:]])
         axes.step(
-            np.concatenate([[0.0], certified, certified[-1:]]),
-            np.concatenate([left[:1], left])[: len(certified) + 2],
+            steps,
+            np.concatenate([left[:1], left])[: len(steps)],
             where="pre",
             color=colour,
             linewidth=1.8,

@@ -1,8 +1,9 @@
 """Votes of a classifier under a law: drawn, classified and counted on the devices.
 
 A draw is a function of (seed, dataset index, law, draw number) alone: its key is folded from
-these four, one draw at a time. How draws are cut into batches and images into blocks, and how
-many devices share a block, changes no noise and no vote.
+these four, one draw at a time. Its vote must be, too, and a network's logits depend in their last
+digits on how many images it is given at once. So noise and forward pass always run on tiles of
+one fixed shape, whatever the batch, the block of images and the number of devices.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def count_votes(
     seed: int = 0,
     first: int = 0,
     cutoffs: Sequence[float] = (),
-    batch: int = 1000,
+    batch: int | None = None,
 ) -> Votes:
     """How often `classifier` answers `labels` on noisy images, in `n` draws for each image.
 
@@ -68,19 +69,21 @@ def count_votes(
         seed: seed of the whole experiment.
         first: number of the first draw (to draw more under a law that was drawn from before).
         cutoffs: levels at which draws inside are counted apart (a truncated law's `cutoff`).
-        batch: draws classified at once on one device.
+        batch: draws in flight on one device, in whole tiles (`tile_size`); one tile unless given.
 
     Raises:
         UserError: shapes that do not fit, or n or batch is not positive.
     """
     pixels, targets, numbers, laws = _checked(images, labels, indices, law)
-    if n < 1 or batch < 1:
-        raise UserError(f"the number of draws and the batch must be positive, got {n} and {batch}")
+    if n < 1:
+        raise UserError(f"the number of draws must be positive, got {n}")
+    if batch is not None and batch < 1:
+        raise UserError(f"the batch must be positive, got {batch}")
+    tile = tile_size(pixels[0].size)
+    tiles = 1 if batch is None else -(-min(batch, n) // tile)
     model = classifier if isinstance(classifier, Classifier) else jax.tree_util.Partial(classifier)
     streams = np.array([stream(one) for one in laws], dtype=np.uint32)
     stacked = jax.tree.map(lambda *numbers: np.array(numbers, dtype=np.float32), *laws)
-    # An image takes the whole batch, so fewer draws than a batch need no larger one.
-    batch = min(batch, n)
     mesh = _local_mesh()
     width = mesh.size  # one image a device and call: a killed run loses little
     draws, right = [], []
@@ -103,13 +106,19 @@ def count_votes(
             np.asarray([*cutoffs, np.inf], dtype=np.float32),
             jax.random.key(seed),
             np.int32(first),
-            batch=batch,
+            tile=tile,
+            tiles=tiles,
             mesh=mesh,
         )
         both = np.asarray(counted)[: len(rows)]
         draws.append(both[:, 0])
         right.append(both[:, 1])
     return Votes(np.concatenate(draws).astype(np.int64), np.concatenate(right).astype(np.int64))
+
+
+def tile_size(dimension: int) -> int:
+    """Draws in one forward pass, from the number of pixel values alone: it is part of a vote."""
+    return min(1024, max(64, 2**20 // dimension))
 
 
 def stream(law: RadialLaw) -> int:
@@ -129,7 +138,7 @@ class _Block(NamedTuple):
     laws: RadialLaw
 
 
-@partial(jax.jit, static_argnames=("batch", "mesh"))
+@partial(jax.jit, static_argnames=("tile", "tiles", "mesh"))
 def _count_block(
     model: Callable[[Array], Array],
     block: _Block,
@@ -137,7 +146,8 @@ def _count_block(
     key: Key[Array, ""],
     first: Int32[Array, ""],
     *,
-    batch: int,
+    tile: int,
+    tiles: int,
     mesh: Mesh,
 ) -> Int32[Array, "block two cutoffs"]:
     def one_device(
@@ -147,7 +157,9 @@ def _count_block(
         key: Key[Array, ""],
         first: Int32[Array, ""],
     ) -> Int32[Array, "share two cutoffs"]:
-        return lax.map(lambda one: _count_image(model, one, cutoffs, key, first, batch), block)
+        return lax.map(
+            lambda one: _count_image(model, one, cutoffs, key, first, tile, tiles), block
+        )
 
     everywhere, split = PartitionSpec(), PartitionSpec("images")
     return jax.shard_map(
@@ -165,24 +177,28 @@ def _count_image(
     cutoffs: Float32[Array, " cutoffs"],
     key: Key[Array, ""],
     first: Int32[Array, ""],
-    batch: int,
+    tile: int,
+    tiles: int,
 ) -> Int32[Array, "two cutoffs"]:
     image_key = jax.random.fold_in(jax.random.fold_in(key, one.indices), one.streams)
 
-    def chunk(number: Int32[Array, ""], counts: Int32[Array, "two cutoffs"]) -> Array:
-        place = number * batch + jnp.arange(batch, dtype=jnp.int32)
+    def count_tile(number: Int32[Array, ""]) -> Int32[Array, "two cutoffs"]:
+        place = number * tile + jnp.arange(tile, dtype=jnp.int32)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(image_key, first + place)
         levels, noise = jax.vmap(one.laws.draw)(keys)
-        noisy = one.images[None] + noise.reshape(batch, *one.images.shape)
-        logits = model(noisy)
+        logits = model(one.images[None] + noise.reshape(tile, *one.images.shape))
         answer = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         right = (answer == one.labels) & jnp.all(jnp.isfinite(logits), axis=-1)
         inside = (levels[:, None] <= cutoffs[None, :]) & (place < one.amounts)[:, None]
         both = jnp.stack([inside, inside & right[:, None]])
-        return counts + jnp.sum(both, axis=1, dtype=jnp.int32)
+        return jnp.sum(both, axis=1, dtype=jnp.int32)
 
-    chunks = (one.amounts + batch - 1) // batch
-    return lax.fori_loop(0, chunks, chunk, jnp.zeros((2, cutoffs.shape[0]), jnp.int32))
+    def step(number: Int32[Array, ""], counts: Int32[Array, "two cutoffs"]) -> Array:
+        # Tiles that do not wait for one another: the device may work on them at the same time.
+        return sum((count_tile(number * tiles + i) for i in range(tiles)), counts)
+
+    steps = (one.amounts + tiles * tile - 1) // (tiles * tile)
+    return lax.fori_loop(0, steps, step, jnp.zeros((2, cutoffs.shape[0]), jnp.int32))
 
 
 def _local_mesh() -> Mesh:

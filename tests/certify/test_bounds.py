@@ -1,0 +1,116 @@
+"""Clopper-Pearson bounds against exact binomial tails."""
+
+from fractions import Fraction
+from math import comb
+
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from dsrs_jax.certify import interval, lower_bound
+from dsrs_jax.errors import UserError
+
+ALPHAS = st.floats(1e-9, 0.4)
+COUNTS = st.integers(1, 200_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+
+
+def exact_upper_tail(votes: int, draws: int, probability: float) -> Fraction:
+    """P(at least `votes` of `draws`) in rational arithmetic."""
+    p = Fraction(probability)
+    return sum(
+        (comb(draws, m) * p**m * (1 - p) ** (draws - m) for m in range(votes, draws + 1)),
+        Fraction(0),
+    )
+
+
+@given(COUNTS, ALPHAS)
+def test_bounds_agree_with_scipy(counts: tuple[int, int], alpha: float) -> None:
+    votes, draws = counts
+    test = stats.binomtest(votes, draws, alternative="greater")
+    expected = test.proportion_ci(1 - alpha, method="exact").low
+    assert lower_bound(votes, draws, alpha) == pytest.approx(expected, rel=1e-7)
+    low, high = interval(votes, draws, alpha)
+    expected = stats.binomtest(votes, draws).proportion_ci(1 - alpha, method="exact")
+    assert (float(low), float(high)) == pytest.approx((expected.low, expected.high), rel=1e-7)
+    assert low <= votes / draws <= high
+
+
+@given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.integers(1, n), st.just(n))), ALPHAS)
+def test_bound_is_rounded_outward(counts: tuple[int, int], alpha: float) -> None:
+    """At the bound, `votes` or more happen with probability at most alpha, and hardly less."""
+    bound = float(lower_bound(*counts, alpha))
+    tail = exact_upper_tail(*counts, bound)
+    assert tail <= Fraction(alpha)
+    assert float(tail) > alpha * (1 - 1e-9)
+    high = float(interval(*counts, alpha)[1])
+    if counts[0] < counts[1]:
+        assert 1 - exact_upper_tail(counts[0] + 1, counts[1], high) <= Fraction(alpha) / 2
+
+
+@settings(max_examples=25)
+@given(st.integers(1_000, 10_000_000), st.floats(0.0, 0.2), st.floats(1e-12, 0.1))
+def test_bound_is_rounded_outward_for_many_draws(draws: int, missed: float, alpha: float) -> None:
+    votes = draws - int(missed * draws)
+    bound = float(lower_bound(votes, draws, alpha))
+    with mpmath.workdps(30):
+        # log of the tail: the sum of the binomial terms from `votes` up, largest terms first.
+        p = mpmath.mpf(bound)
+        term = mpmath.exp(
+            mpmath.loggamma(draws + 1)
+            - mpmath.loggamma(votes + 1)
+            - mpmath.loggamma(draws - votes + 1)
+            + votes * mpmath.log(p)
+            + (draws - votes) * mpmath.log1p(-p)
+        )
+        tail, odds = mpmath.mpf(0), p / (1 - p)
+        for m in range(votes, draws + 1):
+            tail += term
+            term *= odds * (draws - m) / (m + 1)
+            if term < tail * mpmath.mpf(10) ** -25:
+                break
+        assert tail <= mpmath.mpf(alpha)
+        assert tail > mpmath.mpf(alpha) * (1 - mpmath.mpf(10) ** -6)
+
+
+@pytest.mark.parametrize(("draws", "probability"), [(30, 0.5), (100, 0.93), (1000, 0.999)])
+@pytest.mark.parametrize("alpha", [0.001, 0.05, 0.3])
+def test_coverage(draws: int, probability: float, alpha: float) -> None:
+    """The probability that the bound exceeds the truth, summed over all outcomes."""
+    outcomes = np.arange(draws + 1)
+    weights = stats.binom.pmf(outcomes, draws, probability)
+    assert weights[lower_bound(outcomes, draws, alpha) > probability].sum() <= alpha
+    low, high = interval(outcomes, draws, alpha)
+    assert weights[(low > probability) | (high < probability)].sum() <= alpha
+
+
+def test_ends_of_the_domain() -> None:
+    assert lower_bound(0, 100, 0.01) == 0.0
+    assert lower_bound(0, 0, 0.01) == 0.0
+    assert lower_bound(100, 100, 0.01) == pytest.approx(0.01 ** (1 / 100), rel=1e-12)
+    assert interval(100, 100, 0.01)[1] == 1.0
+    low, high = interval(0, 0, 0.01)
+    assert (low, high) == (0.0, 1.0)
+    assert lower_bound(np.array([[1], [2]]), np.array([5, 10, 20]), 0.1).shape == (2, 3)
+
+
+@given(COUNTS, st.floats(1e-6, 0.2))
+def test_bound_grows_with_votes_and_alpha(counts: tuple[int, int], alpha: float) -> None:
+    votes, draws = counts
+    bound = lower_bound(votes, draws, alpha)
+    assert bound <= lower_bound(votes, draws, 2 * alpha)
+    assert bound <= lower_bound(votes + 1, draws + 1, alpha)
+
+
+@pytest.mark.parametrize(
+    ("votes", "draws", "alpha"),
+    [(-1, 5, 0.1), (6, 5, 0.1), (0.5, 5, 0.1), (np.nan, 5, 0.1), (1, 5.5, 0.1), (1, 5, 0.0),
+     (1, 5, 1.0), (1, 5, -0.1), (1, 5, np.nan)],
+)  # fmt: skip
+def test_numbers_outside_their_domain_are_refused(votes: float, draws: float, alpha: float) -> None:
+    for function in (lower_bound, interval):
+        with pytest.raises(UserError) as error:
+            function(votes, draws, alpha)
+        assert "\n" not in str(error.value)

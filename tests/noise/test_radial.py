@@ -1,0 +1,210 @@
+"""The laws: what is drawn has the density that the certifier integrates."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+from scipy import stats
+
+from dsrs_jax.errors import UserError
+from dsrs_jax.noise import RadialLaw, gaussian, generalized_gaussian
+from dsrs_jax.noise.radial import log_level_density
+
+DRAWS = 1_000_000
+DIMENSION = 16
+
+
+@jax.jit
+def norms_and_first(law, keys):
+    """|x| and x_1 of one draw for each key."""
+
+    def one(key):
+        _, x = law.draw(key)
+        return jnp.sqrt(jnp.sum(x * x)), x[0]
+
+    return lax.map(one, keys, batch_size=10_000)
+
+
+def radii_and_cosines(law: RadialLaw, seed: int, draws: int = DRAWS):
+    radius, first = norms_and_first(law, jax.random.split(jax.random.key(seed), draws))
+    radius = np.asarray(radius, dtype=np.float64)
+    return radius, np.asarray(first, dtype=np.float64) / radius
+
+
+def radial_cdf(law: RadialLaw):
+    """Distribution function of |x|: u = (|x|/s)^eta follows a Gamma((d - 2k)/eta) law."""
+    level = stats.gamma((law.dimension - 2 * law.k) / law.eta)
+
+    def cdf(radius):
+        whole = level.cdf((radius / law.scale) ** law.eta)
+        return whole if law.cutoff is None else np.minimum(whole / level.cdf(law.cutoff), 1.0)
+
+    return cdf
+
+
+LAWS = {
+    "gaussian": gaussian(DIMENSION, 0.5),
+    "generalized": generalized_gaussian(DIMENSION, 0.25, 6.0),
+    "exponential": generalized_gaussian(DIMENSION, 1.0, 2.0, eta=1.0),
+    "light tail": generalized_gaussian(DIMENSION, 1.0, 0.0, eta=5.0),
+    "truncated": generalized_gaussian(DIMENSION, 0.5, 6.0).truncated(0.6),
+    "truncated gaussian": gaussian(DIMENSION, 2.0).truncated(0.3),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_draws_follow_the_law(name: str) -> None:
+    law = LAWS[name]
+    radius, cosine = radii_and_cosines(law, seed=3)
+    assert stats.kstest(radius, radial_cdf(law)).pvalue > 1e-3
+    # A uniform direction: (1 + cosine)/2 has the symmetric beta law; it tells nothing of |x|.
+    half = 0.5 * (DIMENSION - 1)
+    assert stats.kstest(0.5 * (1 + cosine), stats.beta(half, half).cdf).pvalue > 1e-3
+    assert abs(np.corrcoef(radius, cosine * cosine)[0, 1]) < 5 / math.sqrt(DRAWS)
+    assert radius.max() <= law.truncation_radius
+
+
+def test_no_coordinate_is_preferred() -> None:
+    x = np.asarray(gaussian(DIMENSION, 0.5).sample(jax.random.key(0), 100_000), dtype=np.float64)
+    error = 0.5 / math.sqrt(len(x))
+    assert np.all(np.abs(x.mean(axis=0)) < 5 * error)
+    off_diagonal = (x.T @ x / len(x))[~np.eye(DIMENSION, dtype=bool)]
+    assert np.all(np.abs(off_diagonal) < 5 * 0.5 * error)
+
+
+@settings(max_examples=30, derandomize=True)
+@given(
+    st.floats(0.0, 0.49),
+    st.sampled_from([0.7, 1.0, 2.0, 4.0]),
+    st.floats(0.05, 2.0),
+    st.integers(0),
+)
+def test_second_moment_of_draws_is_sigma_squared(
+    share: float, eta: float, sigma: float, seed: int
+) -> None:
+    law = generalized_gaussian(DIMENSION, sigma, share * DIMENSION, eta)
+    square = radii_and_cosines(law, seed % 2**31, 50_000)[0] ** 2 / (sigma**2 * DIMENSION)
+    assert abs(square.mean() - 1) < 6 * square.std() / math.sqrt(len(square))
+
+
+@settings(max_examples=40)
+@given(st.integers(2, 200_000), st.floats(0.0, 0.499), st.floats(0.3, 6.0), st.floats(0.01, 3.0))
+def test_scale_gives_the_declared_second_moment(
+    dimension: int, share: float, eta: float, sigma: float
+) -> None:
+    """E|x|^2 = sigma^2 d by the ratio of two integrals over log rho."""
+    law = generalized_gaussian(dimension, sigma, share * dimension, eta)
+    power = dimension - 2 * law.k  # of rho, in the density of log rho
+
+    def log_integral(extra: float) -> float:
+        # Around the mode of rho^(power + extra) exp(-(rho/s)^eta), in log rho.
+        mode = math.log((power + extra) / eta) / eta
+        width = 1 / math.sqrt((power + extra) * eta)
+        y = mode + np.linspace(-40 * width - 40 / (power + extra), 40 * width, 200_001)
+        with np.errstate(over="ignore"):
+            terms = (power + extra) * y - np.exp(eta * y)
+        top = terms.max()
+        return top + math.log(np.exp(terms - top).sum() * (y[1] - y[0]))
+
+    moment = law.scale**2 * math.exp(log_integral(2.0) - log_integral(0.0))
+    assert moment == pytest.approx(sigma**2 * dimension, rel=1e-6)
+
+
+@settings(max_examples=60)
+@given(st.floats(0.01, 1e5), st.floats(-8.0, 8.0))
+def test_log_density_of_the_level_keeps_its_precision(shape: float, deviation: float) -> None:
+    level = shape * math.exp(deviation / math.sqrt(shape + 1))
+    with mpmath.workdps(40):
+        a, u = mpmath.mpf(shape), mpmath.mpf(level)
+        exact = float(a * mpmath.log(u) - u - mpmath.loggamma(a))
+    with jax.enable_x64(True):
+        value = float(log_level_density(jnp.asarray(shape), jnp.asarray(level)))
+    # One rounding of the level itself moves the logarithm by |u - a| epsilon.
+    assert abs(value - exact) < 1e-14 * (1 + abs(exact)) + 4e-16 * abs(level - shape)
+
+
+def test_one_trace_serves_all_numbers_of_a_dimension() -> None:
+    traces = 0
+
+    @jax.jit
+    def first(law, key):
+        nonlocal traces
+        traces += 1
+        return law.draw(key)[1][0]
+
+    key = jax.random.key(0)
+    for law in (gaussian(8, 0.5), gaussian(8, 1.0), generalized_gaussian(8, 0.3, 2.0, 1.0)):
+        first(law, key)
+    assert traces == 1
+    for quantile in (0.3, 0.9):
+        first(gaussian(8, 0.5).truncated(quantile), key)
+    assert traces == 2
+
+
+def test_a_law_survives_flattening() -> None:
+    law = generalized_gaussian(8, 0.5, 2.0).truncated(0.5)
+    leaves, structure = jax.tree.flatten(law)
+    assert all(isinstance(leaf, float) for leaf in leaves)
+    assert jax.tree.unflatten(structure, leaves) == law
+    assert hash(law) == hash(dataclasses.replace(law))
+
+
+def test_a_draw_is_a_function_of_its_key_alone() -> None:
+    law = LAWS["truncated"]
+    keys = jax.random.split(jax.random.key(7), 50)
+    together = law.sample(jax.random.key(7), 50)
+    draw = jax.jit(RadialLaw.draw)
+    alone = np.stack([draw(law, key)[1] for key in keys])
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+    assert together.dtype == jnp.float32
+
+
+def test_draws_scale_with_sigma() -> None:
+    key = jax.random.key(5)
+    for law in (LAWS["generalized"], LAWS["truncated"]):
+        wider = law.with_sigma(3 * law.sigma)
+        np.testing.assert_allclose(wider.sample(key, 100), 3 * law.sample(key, 100), rtol=2e-6)
+        assert wider.quantile == law.quantile
+        assert wider.truncation_radius == pytest.approx(3 * law.truncation_radius, rel=1e-12)
+
+
+@given(st.integers(2, 200_000), st.floats(0.0, 0.49), st.floats(0.5, 4.0), st.floats(1e-3, 0.999))
+def test_truncation_keeps_the_quantile_of_its_cutoff(
+    dimension: int, share: float, eta: float, quantile: float
+) -> None:
+    whole = generalized_gaussian(dimension, 0.5, share * dimension, eta)
+    law = whole.truncated(quantile)
+    assert law.cutoff == np.float32(law.cutoff)
+    # float32 steps of the level are 6e-8 of it; its density is at most about sqrt(shape).
+    assert quantile - 1e-6 - 3e-8 * math.sqrt(law.shape) < law.quantile <= quantile + 1e-12
+    assert radial_cdf(whole)(law.truncation_radius) == pytest.approx(law.quantile, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: gaussian(1, 0.5),
+        lambda: gaussian(8, 0.0),
+        lambda: gaussian(8, -1.0),
+        lambda: gaussian(8, math.nan),
+        lambda: generalized_gaussian(8, 0.5, 4.0),
+        lambda: generalized_gaussian(8, 0.5, -0.5),
+        lambda: generalized_gaussian(8, 0.5, math.inf),
+        lambda: generalized_gaussian(8, 0.5, 1.0, eta=0.0),
+        lambda: gaussian(8, 0.5).truncated(0.0),
+        lambda: gaussian(8, 0.5).truncated(1.0),
+        lambda: gaussian(8, 0.5).truncated(0.5).truncated(0.5),
+        lambda: gaussian(8, 0.5).with_sigma(0.0),
+    ],
+)
+def test_numbers_outside_their_domain_are_refused(make) -> None:
+    with pytest.raises(UserError) as error:
+        make()
+    assert "\n" not in str(error.value) and len(str(error.value)) > 20

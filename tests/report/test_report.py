@@ -1,0 +1,43 @@
+"""What a person reads is true of the radii: never rounded up, nothing lost in the file."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from dsrs_jax import report
+
+RADII = st.lists(st.floats(0, 5), min_size=1, max_size=30).map(np.array)
+
+
+@given(radii=RADII, radius=st.floats(0, 5))
+def test_certified_accuracy_counts_images_whose_radius_reaches(
+    radii: np.ndarray, radius: float
+) -> None:
+    naive = sum(1 for r in radii if r > 0 and r >= radius) / len(radii)
+    assert report.certified_accuracy(radii, radius) == naive
+
+
+@given(value=st.floats(allow_nan=False, allow_infinity=False))
+def test_a_float_in_the_file_is_the_same_float_when_read_back(value: float) -> None:
+    text = report.csv_text([{"index": 3, "radius": value, "status": "joint"}])
+    row = next(csv.DictReader(io.StringIO(text)))
+    assert float(row["radius"]) == value and row["status"] == "joint" and int(row["index"]) == 3
+
+
+def test_the_mean_is_shown_rounded_down() -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(report.accuracy_table({"DSRS": np.array([0.0, 1.99999])}))
+    text = console.export_text()
+    assert "0.9999" in text and "1.0000" not in text
+    assert "50.0%" in text  # one of two abstains
+
+
+def test_a_figure_is_drawn_even_when_nothing_is_certified(tmp_path: Path) -> None:
+    file = tmp_path / "report.png"
+    report.draw_curves(file, {"Neyman-Pearson": np.zeros(4), "DSRS": np.array([0, 0, 0, 0.5])}, "t")
+    assert file.read_bytes().startswith(b"\x89PNG")

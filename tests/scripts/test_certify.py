@@ -1,0 +1,253 @@
+"""The command that a stranger types: whole runs, killed runs, and every mistake in one line."""
+
+import csv
+import importlib.util
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from dsrs_jax import data, models, noise, train
+from dsrs_jax.certify import certify, evaluate, lower_bound
+from dsrs_jax.certify.thresholds import threshold
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "certify.py"
+SIGMA, K = 0.4, 28.0
+
+
+def _load(script: Path) -> ModuleType:
+    specification = importlib.util.spec_from_file_location(script.stem + "_script", script)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+certify_script = _load(SCRIPT)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    law = noise.generalized_gaussian(64, SIGMA, K)
+    network = train.train(data.load("digits", "train"), "digits_cnn", law, epochs=40)
+    metadata = models.ModelMetadata("digits_cnn", "digits", (8, 8, 1), 10, SIGMA, K, 2.0)
+    path = tmp_path_factory.mktemp("model") / "digits"
+    models.save_model(path, network, metadata)
+    return str(path)
+
+
+def _rows(out: Path) -> list[dict[str, str]]:
+    with open(out / "certificates.csv") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_run_leaves_certificates_that_hold(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = ["--model", model, "--n", "2000", "--skip", "10", "--out", str(out)]
+    assert certify_script.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "Largest radius" in printed and "mean radius" in printed and "abstentions" in printed
+
+    rows = _rows(out)
+    assert [int(row["index"]) for row in rows] == list(range(0, 360, 10))
+    law = noise.generalized_gaussian(64, SIGMA, K)
+    quantiles = json.loads((out / "config.json").read_text())["q_inside"]
+    inside = [law.truncated(quantile) for quantile in quantiles]
+    names = [f"inside_{quantile:.4g}" for quantile in quantiles]
+    share = 0.001 / (1 + len(inside))
+    certified = [row for row in rows if float(row["radius_dsrs"]) > 0]
+    assert len(certified) > len(rows) / 2
+    columns = ["p", *names]
+    bounds = np.array([[float(row[f"lower_{name}"]) for name in columns] for row in certified])
+    multipliers = np.array(
+        [[float(row[f"multiplier_{name}"]) for name in columns] for row in certified]
+    )
+    radius = np.array([float(row["radius_dsrs"]) for row in certified])
+    # The bounds follow from the counts in the file, the radii from the bounds and multipliers.
+    for i, row in enumerate(certified):
+        assert bounds[i, 0] == lower_bound(int(row["votes"]), 2000, share)
+        for j, name in enumerate(names, start=1):
+            count, drawn = int(row[f"votes_{name}"]), int(row[f"draws_{name}"])
+            assert bounds[i, j] == lower_bound(count, drawn, share)
+    value, allowance = evaluate([law, *inside], bounds, multipliers, radius)
+    assert np.all(value - allowance > 0.5)
+    plain = certify(law, lower_bound([int(row["votes"]) for row in rows], 2000, 0.001))
+    np.testing.assert_array_equal([float(row["radius_np"]) for row in rows], plain.radius)
+
+    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
+
+    # The same command again: everything is there, nothing is drawn or written twice.
+    votes, table = (out / "votes.jsonl").read_bytes(), (out / "certificates.csv").read_bytes()
+    assert certify_script.main(command) == 0
+    assert (out / "votes.jsonl").read_bytes() == votes
+    assert (out / "certificates.csv").read_bytes() == table
+
+    capsys.readouterr()
+    assert certify_script.main([*command, "--n", "3000"]) == 2
+    assert capsys.readouterr().err.count("n = 2000, not 3000") == 1
+    assert (out / "votes.jsonl").read_bytes() == votes
+
+
+def test_laws_that_are_drawn_separately(model: str, tmp_path: Path) -> None:
+    n, out = 300, tmp_path / "run"
+    command = ["--model", model, "--sigma", "0.02", "--n", str(n), "--stop", "6"]
+    command += ["--q-threshold", "x+", "--out", str(out)]
+    assert certify_script.main(command) == 0
+    rows = _rows(out)
+    law = noise.generalized_gaussian(64, 0.02, K)
+    pooled = [row for row in rows if int(row["votes"]) == n]
+    assert pooled  # with next to no noise some image is always right
+    for row in rows:
+        lower = float(lower_bound(int(row["votes"]), n, 0.0005))
+        if int(row["votes"]) == n:
+            # Neyman-Pearson from 2N draws of P, at P's own share of alpha.
+            bound = lower_bound(n + int(row["votes_threshold_x+"]), 2 * n, 0.0005)
+            assert float(row["lower_p"]) == bound
+            assert float(row["radius_dsrs"]) == certify(law, [bound]).radius[0]
+        elif lower > 0.5:
+            q = law.truncated(threshold("x+", lower))
+            again = certify(law, [lower], [q], [[float(row["lower_threshold_x+"])]])
+            assert float(row["radius_dsrs"]) == again.radius[0]
+
+
+def test_the_grid_keeps_the_last_multiple_that_certifies(model: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = ["--model", model, "--n", "500", "--stop", "12", "--out", str(out)]
+    assert certify_script.main(command) == 0
+    precise = np.array([float(row["radius_dsrs"]) for row in _rows(out)])
+    # The votes are kept: only the search changes.
+    assert certify_script.main([*command, "--search", "grid", "--grid-unit", "0.05"]) == 0
+    rows = _rows(out)
+    grid = np.array([float(row["radius_dsrs"]) for row in rows])
+    law = noise.generalized_gaussian(64, SIGMA, K)
+    start = certify(law, [float(row["lower_p"]) for row in rows]).radius
+    assert np.all(grid <= precise) and np.all(grid > precise - 0.05)
+    on_grid = np.abs(grid / 0.05 - np.round(grid / 0.05)) < 1e-9
+    assert np.all(on_grid | (grid == np.minimum(start, precise)))
+
+
+def _start(command: list[str], cache: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *command],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _wait_for_records(process: subprocess.Popen[str], file: Path, more_than: int) -> None:
+    deadline = time.monotonic() + 300
+    while not file.exists() or file.read_bytes().count(b"\n") <= more_than:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_a_killed_run_continues_and_ends_as_if_it_had_not_been(model: str, tmp_path: Path) -> None:
+    common = ["--model", model, "--n", "4000", "--stop", "60"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert certify_script.main([*common, "--out", str(whole)]) == 0
+    command = [*common, "--out", str(killed)]
+    file, seen = killed / "votes.jsonl", -1
+    for sign in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
+        process = _start(command, tmp_path / "cache")
+        _wait_for_records(process, file, seen)
+        process.send_signal(sign)
+        _, error = process.communicate(timeout=60)
+        if sign == signal.SIGINT:
+            assert process.returncode == 130
+            assert error == "certify.py: interrupted; the same command continues this run\n"
+        else:
+            assert process.returncode == -signal.SIGKILL
+        seen = file.read_bytes().count(b"\n")
+    assert seen < 60  # they were killed in the middle
+    with open(file, "ab") as stream:
+        stream.write(b'{"index":59,"label":')  # what a kill inside a write leaves
+    assert certify_script.main(command) == 0
+    for name in ("votes.jsonl", "certificates.csv"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--k", "32"], "2k < 64"),
+        (["--sigma", "0"], "sigma must be positive"),
+        (["--sigma", "nan"], "sigma must be a finite number"),
+        (["--n", "0"], "--n must be positive"),
+        (["--n", "3"], "can certify nothing"),
+        (["--alpha", "0"], "--alpha must lie in"),
+        (["--alpha", "1"], "--alpha must lie in"),
+        (["--model", "no/such/model"], "no such checkpoint"),
+        (["--dataset", "mnist"], "--data-dir"),
+        (["--dataset", "mnist", "--data-dir", "no/such/folder"], "no/such/folder"),
+        (["--dataset", "fashion"], "invalid choice"),
+        (["--start", "400"], "chooses nothing"),
+        (["--skip", "0"], "--skip"),
+        (["--batch", "0"], "--batch"),
+        (["--q-inside", "1.5"], "quantile"),
+        (["--q-inside", "0.5", "--q-inside", "0.5"], "twice"),
+        (["--q-sigma", "-1"], "sigma must be positive"),
+        (["--q-threshold", "x3"], "x2"),
+        (["--noise", "gaussian", "--k", "3"], "k = 0"),
+        (["--n", "many"], "invalid int"),
+        (["--colour", "red"], "unrecognized"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_and_nothing_is_written(
+    arguments: list[str],
+    message: str,
+    model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = arguments if "--model" in arguments else ["--model", model, *arguments]
+    try:
+        code = certify_script.main(command)
+    except SystemExit as stop:  # argparse's own way to end
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.count("\n") == 1 and error.startswith("certify.py: ")
+    assert message in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_of_another_data_set_is_refused(
+    model: str, mnist_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--dataset", "mnist", "--data-dir", str(mnist_dir), "--model", model]
+    assert certify_script.main([*command, "--out", str(tmp_path / "run")]) == 2
+    assert "digits_cnn takes images (8, 8, 1)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_mnist_is_certified_from_its_files(mnist_dir: Path, tmp_path: Path) -> None:
+    """A mnist_43 that nobody trained: its votes are real, and so are the counts."""
+    metadata = models.ModelMetadata("mnist_43", "mnist", (28, 28, 1), 10, 0.5, 380.0, 2.0)
+    models.save_model(tmp_path / "model", models.build("mnist_43", seed=0), metadata)
+    command = ["--dataset", "mnist", "--data-dir", str(mnist_dir)]
+    command += ["--model", str(tmp_path / "model"), "--n", "60", "--stop", "2", "--q-inside", "0.5"]
+    assert certify_script.main([*command, "--out", str(tmp_path / "run")]) == 0
+    rows = _rows(tmp_path / "run")
+    assert [int(row["label"]) for row in rows] == data.load("mnist", "test", mnist_dir).labels[
+        :2
+    ].tolist()
+    assert all(0 <= int(row["votes_inside_0.5"]) <= int(row["votes"]) for row in rows)
+    assert all(math.isfinite(float(row["radius_dsrs"])) for row in rows)

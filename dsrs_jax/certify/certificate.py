@@ -300,7 +300,7 @@ def _search_and_judge(laws: _Laws, bounds, theta, radius, smallest, able) -> Cer
         judged = _judge_until_true(family, bounds, theta, radius, hopeful & converged)
         path = np.where(judged[0] > 0.0, "fast", "").astype("U9")
         missed = hopeful & (judged[0] == 0.0)
-        for i in np.flatnonzero(missed):
+        for i in np.flatnonzero(missed).tolist():
             found = reference.solve(laws.of(i), bounds[i])
             if found is None:
                 continue

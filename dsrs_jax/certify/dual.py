@@ -324,7 +324,9 @@ def _mesh(
     extra = [family.edge[j : j + 1] for j in family.truncated]
     if family.dimension < cosine.SMALLEST_SERIES_DIMENSION:
         corners = _tangency(family, theta, radius)
-        extra.append((corners[:, None] + jnp.asarray(_around_corner(family.dimension))).reshape(-1))
+        extra.append(
+            (corners[:, None] + jnp.asarray(_around_corner(family.dimension))[None, :]).reshape(-1)
+        )
     if extra:
         inside = jnp.clip(jnp.concatenate(extra), grid[0], grid[-1])
         grid = jnp.sort(jnp.concatenate([grid, inside]))

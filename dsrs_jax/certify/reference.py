@@ -86,7 +86,9 @@ def integrals(
     return outside, float(total[0])
 
 
-def solve(laws: Sequence[RadialLaw], bounds: Sequence[float]) -> tuple[Numbers, float] | None:
+def solve(
+    laws: Sequence[RadialLaw], bounds: Sequence[float] | Numbers
+) -> tuple[Numbers, float] | None:
     """Multipliers and the largest radius at which the maximum of g is 1/2; None if there is none.
 
     At the maximum some laws have positive multipliers and met bounds, Q_j(S) = p_j, and the
@@ -154,7 +156,7 @@ def _starts(
     """Log multipliers that give the laws equal parts in h at their modes, and radii."""
     base = laws[0]
     modes = np.array([min(_mode(law), law.truncation_radius) for law in laws])[subset]
-    own = np.array([float(_log_density(laws[j], m)) for j, m in zip(subset, modes, strict=True)])
+    own = np.array([_log_density(laws[j], modes)[i] for i, j in enumerate(subset)])
     if best is not None:
         with np.errstate(divide="ignore"):
             known = np.log(best[0])

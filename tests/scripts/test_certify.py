@@ -138,7 +138,12 @@ def test_the_grid_keeps_the_last_multiple_that_certifies(model: str, tmp_path: P
 
 
 def _start(command: list[str], cache: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PLATFORMS": "cpu"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_COMPILATION_CACHE_DIR": str(cache),  # the second start need not compile again
+        "JAX_PLATFORMS": "cpu",
+    }
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), *command],
         cwd=ROOT,
@@ -158,7 +163,7 @@ def _wait_for_records(process: subprocess.Popen[str], file: Path, more_than: int
 
 
 def test_a_killed_run_continues_and_ends_as_if_it_had_not_been(model: str, tmp_path: Path) -> None:
-    common = ["--model", model, "--n", "4000", "--stop", "60"]
+    common = ["--model", model, "--n", "20000", "--stop", "60"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert certify_script.main([*common, "--out", str(whole)]) == 0
     command = [*common, "--out", str(killed)]

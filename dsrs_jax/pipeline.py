@@ -316,7 +316,8 @@ def _announce_largest_radius(protocol: _Protocol, console: Console) -> None:
             "even if all votes are right; give a larger --n"
         )
     console.print(
-        f"{_described(protocol.law)}; {protocol.n:,} draws under each law, α = {protocol.alpha:g}.\n"
+        f"{_described(protocol.law)}; {protocol.n:,} draws under each law, "
+        f"α = {protocol.alpha:g}.\n"
         "Largest radius, were all votes right: "
         f"Neyman-Pearson {_down(plain)}, DSRS {_down(best)}."
     )

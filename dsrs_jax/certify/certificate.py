@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Array, Float64, Shaped
 from numpy.typing import NDArray
 from scipy import special
 
@@ -24,6 +24,9 @@ from dsrs_jax.certify import dual, reference, solver
 from dsrs_jax.certify.bounds import Numbers, lower_bound
 from dsrs_jax.errors import UserError
 from dsrs_jax.noise.radial import RadialLaw
+
+Float64s = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 # Instances in one compiled call; the last block is padded.
 BLOCK = 256
@@ -199,7 +202,9 @@ class _Laws:
         return np.array([function(laws) for laws in self.combinations])[self.number]
 
 
-def _combinations(law, extra_laws, size) -> tuple[list[tuple[RadialLaw, ...]], NDArray[np.int64]]:
+def _combinations(
+    law: RadialLaw, extra_laws: Sequence[RadialLaw | Sequence[RadialLaw]], size: int
+) -> tuple[list[tuple[RadialLaw, ...]], NDArray[np.int64]]:
     columns = [[law] * size]
     columns += [[q] * size if isinstance(q, RadialLaw) else list(q) for q in extra_laws]
     known: dict[tuple[RadialLaw, ...], int] = {}
@@ -207,7 +212,7 @@ def _combinations(law, extra_laws, size) -> tuple[list[tuple[RadialLaw, ...]], N
     return list(known), np.array(number, dtype=np.int64)
 
 
-def _neyman_pearson(laws: _Laws, bounds) -> Certificate:
+def _neyman_pearson(laws: _Laws, bounds: Float64s) -> Certificate:
     """One law, one multiplier."""
     law = laws.base
     able = bounds[:, 0] > 0.5
@@ -219,7 +224,7 @@ def _neyman_pearson(laws: _Laws, bounds) -> Certificate:
     return _search_and_judge(laws.only_base(), bounds[:, :1], theta, radius, smallest, able)
 
 
-def _with_extra_laws(laws: _Laws, bounds, plain: Certificate) -> Certificate:
+def _with_extra_laws(laws: _Laws, bounds: Float64s, plain: Certificate) -> Certificate:
     """DSRS from the Neyman-Pearson certificates, and never below them."""
     law = laws.base
     able = (plain.radius > 0.0) | ~_half_is_enough(laws, bounds)
@@ -239,7 +244,7 @@ def _with_extra_laws(laws: _Laws, bounds, plain: Certificate) -> Certificate:
     return Certificate(laws=(), bounds=bounds, multipliers=multipliers, **fields)
 
 
-def _half_is_enough(laws: _Laws, bounds) -> NDArray[np.bool_]:
+def _half_is_enough(laws: _Laws, bounds: Float64s) -> NDArray[np.bool_]:
     """Whether the bounds allow a classifier that is right on a set of P's measure 1/2.
 
     Then no positive radius has a proof, whatever the multipliers. The sets tried are the inner
@@ -290,7 +295,14 @@ def _shares(laws: tuple[RadialLaw, ...]) -> NDArray[np.float64]:
     return np.array([np.log(max(1.0 - taken, 0.25)), *theta[1:]])
 
 
-def _search_and_judge(laws: _Laws, bounds, theta, radius, smallest, able) -> Certificate:
+def _search_and_judge(
+    laws: _Laws,
+    bounds: Float64s,
+    theta: Float64s,
+    radius: Float64s,
+    smallest: Float64s,
+    able: Bools,
+) -> Certificate:
     scale = laws.base.scale
     with _float64():
         family = laws.families()
@@ -304,12 +316,12 @@ def _search_and_judge(laws: _Laws, bounds, theta, radius, smallest, able) -> Cer
             found = reference.solve(laws.of(i), bounds[i])
             if found is None:
                 continue
-            weights, length = found
+            weights, longest = found
             one = _judge_until_true(
                 _rows(family, np.array([i])),
                 bounds[i : i + 1],
                 _log(weights)[None, :],
-                np.array([length / scale]),
+                np.array([longest / scale]),
                 np.array([True]),
             )
             for column, entry in zip(judged, one, strict=True):
@@ -325,7 +337,14 @@ def _search_and_judge(laws: _Laws, bounds, theta, radius, smallest, able) -> Cer
     return Certificate((), bounds, length, multipliers, value, allowance, status, path)
 
 
-def _search(family, bounds, theta, radius, smallest, able):
+def _search(
+    family: dual.Family,
+    bounds: Float64s,
+    theta: Float64s,
+    radius: Float64s,
+    smallest: Float64s,
+    able: Bools,
+) -> tuple[Float64s, Float64s, Bools]:
     """Solutions of all able instances: a short search for all, a long one for those left."""
     theta, radius = theta.copy(), radius.copy()
     converged = ~able
@@ -349,7 +368,9 @@ def _search(family, bounds, theta, radius, smallest, able):
     return theta, radius, converged
 
 
-def _judge_until_true(family, bounds, theta, radius, able):
+def _judge_until_true(
+    family: dual.Family, bounds: Float64s, theta: Float64s, radius: Float64s, able: Bools
+) -> tuple[Float64s, Float64s, Float64s, Float64s]:
     """Radii that the last evaluation of g proves: those given, or shorter by what it lacks."""
     weights = np.where(theta > _LOG_NEGLIGIBLE, np.exp(theta), 0.0)
     theta = _log(weights)
@@ -361,7 +382,9 @@ def _judge_until_true(family, bounds, theta, radius, able):
         if open_.size == 0:
             break
         g, error, slope = _judge(_rows(family, open_), bounds[open_], theta[open_], radius[open_])
-        lacking = 0.5 + error - g
+        # A tenth more, so that whoever evaluates the certificate again finds it true, whatever
+        # the order of his roundings.
+        lacking = 0.5 + 1.1 * error - g
         good = lacking < 0.0
         value[open_], allowance[open_], proved[open_] = g, error, good
         shrink = (1.1 * lacking + 1e-15) / np.maximum(-slope, 1e-300) * 2.0**attempt
@@ -372,7 +395,9 @@ def _judge_until_true(family, bounds, theta, radius, able):
     return radius, weights, np.where(proved, value, 0.0), np.where(proved, allowance, 0.0)
 
 
-def _judge(family, bounds, theta, radius):
+def _judge(
+    family: dual.Family, bounds: Float64s, theta: Float64s, radius: Float64s
+) -> tuple[Float64s, Float64s, Float64s]:
     """(g, its declared error, dg/dr) for any number of rows."""
     out = np.empty((3, len(radius)))
     for block in _blocks(np.arange(len(radius))):
@@ -383,8 +408,18 @@ def _judge(family, bounds, theta, radius):
 
 
 @jax.jit
-def _judge_block(family, bounds, theta, radius):
-    def one(family, bounds, theta, radius):
+def _judge_block(
+    family: dual.Family,
+    bounds: Float64[Array, "instances laws"],
+    theta: Float64[Array, "instances laws"],
+    radius: Float64[Array, " instances"],
+) -> tuple[Array, Array, Array]:
+    def one(
+        family: dual.Family,
+        bounds: Float64[Array, " laws"],
+        theta: Float64[Array, " laws"],
+        radius: Float64[Array, ""],
+    ) -> tuple[Array, Array, Array]:
         multipliers = jnp.exp(theta)
         terms = multipliers * (1.0 - bounds)
 
@@ -435,7 +470,12 @@ def _log(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.log(weights)
 
 
-def _checked_bounds(law, bound, extra_laws, extra_bounds) -> NDArray[np.float64]:
+def _checked_bounds(
+    law: RadialLaw,
+    bound: Numbers,
+    extra_laws: Sequence[RadialLaw | Sequence[RadialLaw]],
+    extra_bounds: Sequence[Numbers],
+) -> NDArray[np.float64]:
     if law.cutoff is not None:
         raise UserError("the first law is the smoothing law itself and must not be truncated")
     if len(extra_bounds) != len(extra_laws):

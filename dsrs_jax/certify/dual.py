@@ -387,7 +387,10 @@ def _tangency(family: Family, theta: Array, radius: Array) -> Float64[Array, " t
 
     def beyond(points: Array) -> Array:
         present = points[None, :] <= family.edge[:, None]
-        return jnp.abs(_at(family, theta, radius, points, present).cosine) >= 1.0
+        # Where the moved centre lies on the boundary of S, |c| leaves 1 only to second order on one
+        # side: without this margin rounding would hide the corner within 1e-8.
+        c = _at(family, theta, radius, points, present).cosine
+        return jnp.abs(c) >= 1.0 - 2e-15
 
     crossing = beyond(y)[1:] != beyond(y)[:-1]
     first = jnp.argmax(crossing)

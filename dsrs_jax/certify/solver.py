@@ -74,10 +74,10 @@ def solve(
     """
     turn = jax.vmap(_turn)
 
-    def more(state):
+    def more(state: _State) -> Bool[Array, ""]:
         return jnp.any(~state.done & (state.turns < turns))
 
-    def body(state):
+    def body(state: _State) -> _State:
         return turn(family, bounds, state, smallest)
 
     theta = jnp.where(bounds > 0.0, theta, -jnp.inf)
@@ -99,7 +99,12 @@ def solve(
     return Solution(state.accepted, state.radius, state.done, state.turns)
 
 
-def _turn(family, bounds, state: _State, smallest) -> _State:
+def _turn(
+    family: dual.Family,
+    bounds: Float64[Array, " laws"],
+    state: _State,
+    smallest: Float64[Array, ""],
+) -> _State:
     theta, radius = state.theta, state.radius
     result = dual.evaluate(family, theta, radius, _RESOLUTION)
     multipliers = jnp.exp(theta)
@@ -166,7 +171,13 @@ def _turn(family, bounds, state: _State, smallest) -> _State:
     return _where(state.done, state, after)
 
 
-def _newton(bounds, theta, result: dual.Evaluation, gradient, fall):
+def _newton(
+    bounds: Float64[Array, " laws"],
+    theta: Float64[Array, " laws"],
+    result: dual.Evaluation,
+    gradient: Float64[Array, " laws"],
+    fall: Float64[Array, " laws"],
+) -> tuple[Float64[Array, " laws"], Float64[Array, ""], Bool[Array, " laws"]]:
     """A step in theta, the gain in g that a Newton step promises, and the laws to switch off.
 
     In theta g is not concave: the terms of its Hessian that are not are dropped, which leaves a
@@ -187,7 +198,9 @@ def _newton(bounds, theta, result: dual.Evaluation, gradient, fall):
     density = jnp.exp(-0.5 * deviate * deviate) / jnp.sqrt(2.0 * jnp.pi)
     right = jnp.exp(theta) * density * (wanted - deviate)
 
-    def both(free):
+    def both(
+        free: Bool[Array, " laws"],
+    ) -> tuple[Float64[Array, " laws"], Float64[Array, " laws"]]:
         by_gradient = _solve_free(result.curvature, ridge, gradient, free)
         by_deviate = _solve_free(result.curvature, ridge, right, free)
         # A Q_j(S) of next to nothing has lost its digits, and its deviate says nothing.
@@ -211,7 +224,13 @@ def _newton(bounds, theta, result: dual.Evaluation, gradient, fall):
     return _scaled(step, _LONGEST_RAW_STEP), gain, dropped
 
 
-def _follow(theta, result: dual.Evaluation, gradient, slack, move):
+def _follow(
+    theta: Float64[Array, " laws"],
+    result: dual.Evaluation,
+    gradient: Float64[Array, " laws"],
+    slack: Bool[Array, " laws"],
+    move: Float64[Array, ""],
+) -> Float64[Array, " laws"]:
     """The step in theta that keeps the active bounds met when the radius moves."""
     right = gradient - jnp.exp(theta) * result.drift * move
     ridge = 1e-9 * jnp.diagonal(result.curvature) + 1e-290
@@ -220,7 +239,12 @@ def _follow(theta, result: dual.Evaluation, gradient, slack, move):
     return _scaled(step, 1.0)
 
 
-def _solve_free(curvature, ridge, right, free):
+def _solve_free(
+    curvature: Float64[Array, "laws laws"],
+    ridge: Float64[Array, " laws"],
+    right: Float64[Array, " laws"],
+    free: Bool[Array, " laws"],
+) -> Float64[Array, " laws"]:
     """(curvature + ridge) step = right on the free laws, 0 on the others."""
     matrix = jnp.where(free[:, None] & free[None, :], curvature, 0.0)
     matrix = matrix + jnp.diag(jnp.where(free, ridge, 1.0))
@@ -229,7 +253,7 @@ def _solve_free(curvature, ridge, right, free):
     return jnp.linalg.solve(scaled, jnp.where(free, right, 0.0) / scale) / scale
 
 
-def _scaled(step, longest):
+def _scaled(step: Float64[Array, " laws"], longest: float) -> Float64[Array, " laws"]:
     """The step, each part at most _LONGEST_STEP downward, as a whole at most `longest` upward.
 
     A part far below -1 asks for a negative multiplier: it must not hold up the others.
@@ -238,7 +262,7 @@ def _scaled(step, longest):
     return step / jnp.maximum(1.0, jnp.max(step) / longest)
 
 
-def _bend(step):
+def _bend(step: Float64[Array, " laws"]) -> Float64[Array, " laws"]:
     """The step that theta takes: long steps up are taken in lambda, whose Newton step they are.
 
     A law with a small share in h responds to lambda linearly, to log lambda exponentially.
@@ -247,5 +271,5 @@ def _bend(step):
     return jnp.clip(upward, -_LONGEST_STEP, _LONGEST_STEP)
 
 
-def _where(condition, yes, no):
+def _where(condition: Bool[Array, ""], yes: _State, no: _State) -> _State:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

@@ -97,7 +97,7 @@ def count_votes(
             targets[padded],
             numbers[padded],
             streams[padded],
-            amounts,
+            jnp.asarray(amounts),
             jax.tree.map(lambda leaf, padded=padded: leaf[padded], stacked),
         )
         counted = _count_block(

@@ -266,7 +266,8 @@ def _at(
         moved_cosine=jnp.clip(
             (-growth - radius * radius) / (2.0 * jnp.maximum(moved_rho, 1e-300) * radius), -1.0, 1.0
         ),
-        cosine_by_log_ratio=moved_rho * moved_rho / (rho * radius * jnp.maximum(steepness, 1e-300)),
+        # In this order: the product of the two divisors may underflow.
+        cosine_by_log_ratio=moved_rho * moved_rho / jnp.maximum(steepness, 1e-300) / (rho * radius),
         moved_level=moved_level,
     )
 

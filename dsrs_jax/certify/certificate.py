@@ -20,7 +20,7 @@ from jaxtyping import Array, Float64, Shaped
 from numpy.typing import NDArray
 from scipy import special
 
-from dsrs_jax.certify import dual, reference, solver
+from dsrs_jax.certify import cosine, dual, reference, solver
 from dsrs_jax.certify.bounds import Numbers, lower_bound
 from dsrs_jax.errors import UserError
 from dsrs_jax.noise.radial import RadialLaw
@@ -37,6 +37,7 @@ _RESOLUTION = dual.Resolution(panels=12, order=16, rounds=3)
 # Rounding in the integrals: this multiple of float64's epsilon, for each term of g (measured
 # against 30-digit integration: tests/certify/test_allowance.py).
 _ROUNDING = 100 * np.finfo(np.float64).eps
+_BETA_ROUNDING = 4.0  # the incomplete beta function of small dimensions errs by more
 _DIFFERENCES = 4.0
 _JUDGEMENTS = 12
 _LOG_NEGLIGIBLE = -36.0  # a multiplier changes g by no more than itself: 2e-16
@@ -434,6 +435,8 @@ def _judge_block(
         size = jnp.dot(multipliers, result.outside) + jnp.sum(terms) + result.moved
         # A density's relative error grows with its exponent's size, about sqrt(shape) epsilon.
         rounding = _ROUNDING * (1.0 + 0.1 * jnp.sqrt(jnp.max(family.shape)))
+        if family.dimension < cosine.SMALLEST_SERIES_DIMENSION:
+            rounding = _BETA_ROUNDING * rounding
         allowance = _DIFFERENCES * jnp.abs(fine - coarse) + rounding * size
         return fine, allowance, result.slope
 

@@ -266,8 +266,8 @@ def _at(
         moved_cosine=jnp.clip(
             (-growth - radius * radius) / (2.0 * jnp.maximum(moved_rho, 1e-300) * radius), -1.0, 1.0
         ),
-        # In this order: the product of the two divisors may underflow.
-        cosine_by_log_ratio=moved_rho * moved_rho / jnp.maximum(steepness, 1e-300) / (rho * radius),
+        # 1e-150: the product with rho must not underflow, in whatever order it is computed.
+        cosine_by_log_ratio=moved_rho * moved_rho / (rho * radius * jnp.maximum(steepness, 1e-150)),
         moved_level=moved_level,
     )
 
@@ -377,7 +377,7 @@ def _around_corner(dimension: int) -> np.ndarray:
     """Where panels end near a corner: below dimension 8 it needs panels that shrink towards it."""
     if dimension >= 8:
         return np.zeros(1)
-    steps = 10.0 ** np.array([-1.0, -2.0, -3.0, -4.0, -6.0])
+    steps = 10.0 ** np.array([-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -8.0])
     return np.concatenate([-steps, [0.0], steps[::-1]])
 
 

@@ -39,6 +39,7 @@ _RESOLUTION = dual.Resolution(panels=12, order=16, rounds=3)
 _ROUNDING = 100 * np.finfo(np.float64).eps
 _BETA_ROUNDING = 4.0  # the incomplete beta function of small dimensions errs by more
 _DIFFERENCES = 4.0
+_MARGIN = 4.0  # of the declared error: costs about 1e-13 of radius
 _JUDGEMENTS = 12
 _LOG_NEGLIGIBLE = -36.0  # a multiplier changes g by no more than itself: 2e-16
 _SMALLEST = 1e-3  # of sigma: a radius under this is given as 0 where P's bound is no more than 1/2
@@ -383,9 +384,9 @@ def _judge_until_true(
         if open_.size == 0:
             break
         g, error, slope = _judge(_rows(family, open_), bounds[open_], theta[open_], radius[open_])
-        # A tenth more, so that whoever evaluates the certificate again finds it true, whatever
-        # the order of his roundings.
-        lacking = 0.5 + 1.1 * error - g
+        # With a margin, so that whoever evaluates the certificate again finds it true: another
+        # order of roundings gives another g and another declared error.
+        lacking = 0.5 + _MARGIN * error - g
         good = lacking < 0.0
         value[open_], allowance[open_], proved[open_] = g, error, good
         shrink = (1.1 * lacking + 1e-15) / np.maximum(-slope, 1e-300) * 2.0**attempt

@@ -136,7 +136,7 @@ def _stationary(
         return weights
 
     def equations(unknown: Numbers) -> Numbers:
-        length = unit * math.exp(min(max(float(unknown[-1]), -12.0), 5.0))
+        length = unit * math.exp(min(max(float(unknown[-1]), -25.0), 5.0))
         outside, moved = integrals(laws, weights_of(unknown), length)
         last[:] = [outside]
         shares = np.clip(np.append(outside[subset], moved), 1e-300, 1.0 - 1e-16)

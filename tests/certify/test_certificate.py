@@ -163,7 +163,7 @@ def test_slack_laws_and_extreme_bounds() -> None:
         for row, radius, status in zip(bounds, result.radius, result.status, strict=True):
             found = reference.solve((law, extra), row)
             slow = 0.0 if found is None else found[1]
-            assert radius == pytest.approx(slow, abs=1e-6), row
+            assert radius == pytest.approx(slow, abs=2e-6), row
             if row[1] == 0.0:
                 assert status == ("P" if row[0] > 0.5 else "none")
             if row[0] == 0.0:

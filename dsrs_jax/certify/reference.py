@@ -28,7 +28,6 @@ _TAIL = 1e-25
 # themselves are then far more accurate.
 _TOLERANCE = 1e-10
 _MOST_HALVINGS = 40
-_LAYER = np.array([-8.0, -3.0, 0.0, 3.0, 8.0])  # standard deviations of the cosine law
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 
 
@@ -83,11 +82,6 @@ def integrals(
         for edge in edges
         for side in (1 - 1e-14, 1 + 1e-14)
     ]
-    # Where h ends at T the integrand falls to 0 within about r/sqrt(d) around v = T: too steep to be
-    # found by halving panels.
-    for edge in edges:
-        for c in _LAYER / math.sqrt(dimension):
-            jumps.append(-radius * c + math.sqrt(max(edge**2 - radius**2 * (1.0 - c * c), 0.0)))
     total = _integrate(moved, cosine_at_distance, *reaches[0], jumps, dimension)
     return outside, float(total[0])
 
@@ -292,7 +286,7 @@ def _integrate(
     grid = np.linspace(math.log(low), math.log(high), 400)
     values = cosine(np.exp(grid))
     marks = [grid[:: len(grid) // 12], grid[[0, -1]]]
-    for level in _LAYER / math.sqrt(dimension):
+    for level in np.array([-8.0, -3.0, 0.0, 3.0, 8.0]) / math.sqrt(dimension):
         side = values > level
         marks.append(grid[:-1][side[1:] != side[:-1]])
     marks.append(np.log([edge for edge in breaks if low < edge < high]))

@@ -28,6 +28,7 @@ _TAIL = 1e-25
 # themselves are then far more accurate.
 _TOLERANCE = 1e-10
 _MOST_HALVINGS = 40
+_LAYER = np.array([-8.0, -3.0, 0.0, 3.0, 8.0])  # standard deviations of the cosine law
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 
 
@@ -82,6 +83,11 @@ def integrals(
         for edge in edges
         for side in (1 - 1e-14, 1 + 1e-14)
     ]
+    # Where h ends at T the integrand falls to 0 within about r/sqrt(d) around v = T: too steep for
+    # the halving of panels to find.
+    for edge in edges:
+        for c in _LAYER / math.sqrt(dimension):
+            jumps.append(-radius * c + math.sqrt(max(edge**2 - radius**2 * (1.0 - c * c), 0.0)))
     total = _integrate(moved, cosine_at_distance, *reaches[0], jumps, dimension)
     return outside, float(total[0])
 
@@ -106,7 +112,7 @@ def solve(
     subsets.sort(key=lambda subset: 0 not in subset)  # P's own multiplier is rarely 0
     best: tuple[Numbers, float] | None = None
     for subset in subsets:
-        for theta, radius in _starts(laws, subset, best):
+        for theta, radius in _starts(laws, lower, subset, best):
             found = _stationary(laws, lower, subset, theta, radius)
             if found is None:
                 continue
@@ -151,7 +157,10 @@ def _stationary(
 
 
 def _starts(
-    laws: Sequence[RadialLaw], subset: list[int], best: tuple[Numbers, float] | None
+    laws: Sequence[RadialLaw],
+    lower: Numbers,
+    subset: list[int],
+    best: tuple[Numbers, float] | None,
 ) -> Iterator[tuple[Numbers, float]]:
     """Log multipliers that give the laws equal parts in h at their modes, and radii."""
     base = laws[0]
@@ -164,7 +173,8 @@ def _starts(
         theta = np.logaddexp.reduce(np.stack(terms), axis=0) - own - math.log(len(subset))
         if np.all(np.isfinite(theta)):
             yield theta, best[1]
-    for radius in (0.5, 2.0, 0.1):
+    gaussian = [float(special.ndtri(lower[0]))] if lower[0] > 0.5 else []
+    for radius in [*gaussian, 0.5, 2.0, 0.1]:
         theta = _log_density(base, modes) - own + 0.5 * radius**2 - math.log(len(subset))
         yield theta, radius * base.sigma
 
@@ -286,7 +296,7 @@ def _integrate(
     grid = np.linspace(math.log(low), math.log(high), 400)
     values = cosine(np.exp(grid))
     marks = [grid[:: len(grid) // 12], grid[[0, -1]]]
-    for level in np.array([-8.0, -3.0, 0.0, 3.0, 8.0]) / math.sqrt(dimension):
+    for level in _LAYER / math.sqrt(dimension):
         side = values > level
         marks.append(grid[:-1][side[1:] != side[:-1]])
     marks.append(np.log([edge for edge in breaks if low < edge < high]))

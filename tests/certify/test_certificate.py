@@ -159,7 +159,12 @@ def test_slack_laws_and_extreme_bounds() -> None:
     for extra in (law.truncated(0.5), law.with_sigma(0.4)):
         result = certify(law, bounds[:, 0], [extra], [bounds[:, 1]])
         assert_proved(result)
-        for row, status in zip(bounds, result.status, strict=True):
+        assert set(result.path) <= {"fast", ""}
+        for row, radius, status in zip(bounds, result.radius, result.status, strict=True):
+            if max(row) > 0.5:  # otherwise no radius has a proof
+                found = reference.solve((law, extra), row)
+                slow = 0.0 if found is None else found[1]
+                assert radius == pytest.approx(slow, abs=1e-6), row
             if row[1] == 0.0:
                 assert status == ("P" if row[0] > 0.5 else "none")
             if row[0] == 0.0:

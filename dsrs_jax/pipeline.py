@@ -35,7 +35,7 @@ from rich.progress import (
 from rich.text import Text
 
 from dsrs_jax import data, noise, report, sampling, train
-from dsrs_jax.certify import certify, interval, lower_bound
+from dsrs_jax.certify import certify, interval, last_on_grid, lower_bound
 from dsrs_jax.certify.thresholds import pools, threshold
 from dsrs_jax.errors import UserError
 from dsrs_jax.models import (
@@ -135,17 +135,17 @@ def run(settings: Settings, console: Console) -> None:
         _sample(settings, protocol, classifier, dataset, indices, directory, console)
         stages["sampling"] = time.perf_counter() - clock
         clock = time.perf_counter()
-        rows = _certify_records(settings, protocol, [directory.records[i] for i in indices])
+        columns = _certify_records(settings, protocol, [directory.records[i] for i in indices])
         stages["certification"] += time.perf_counter() - clock
         clock = time.perf_counter()
-        sampling.write_whole(out / "certificates.csv", report.csv_text(rows))
+        sampling.write_whole(out / "certificates.csv", report.csv_text(columns))
         methods = {
-            "Neyman-Pearson": np.array([row["radius_np"] for row in rows]),
-            "DSRS": np.array([row["radius_dsrs"] for row in rows]),
+            "Neyman-Pearson": columns["radius_np"],
+            "DSRS": columns["radius_dsrs"],
         }
         title = (
-            f"{settings.dataset} {settings.split}, {len(rows)} images; "
-            f"N = {settings.n:,}, α = {settings.alpha:g}\n{_described(law)}"
+            f"{settings.dataset} {settings.split}, {len(indices)} images; "
+            f"N = {settings.n:,}, α = {settings.alpha:g}\n{noise.describe(law)}"
         )
         report.draw_curves(out / "report.png", methods, title)
         stages["report"] = time.perf_counter() - clock
@@ -167,8 +167,13 @@ def _check(settings: Settings) -> None:
         raise UserError(f"--grid-unit must be positive, got {settings.grid_unit:g}")
     if not 0 <= settings.seed < 2**32:
         raise UserError(f"--seed must lie in [0, 2^32), got {settings.seed}")
-    if len(set(settings.q_inside)) < len(settings.q_inside):
-        raise UserError("--q-inside was given the same quantile twice")
+    for option, values in (
+        ("--q-inside", settings.q_inside),
+        ("--q-sigma", settings.q_sigma),
+        ("--q-threshold", settings.q_threshold),
+    ):
+        if len(set(values)) < len(values):
+            raise UserError(f"{option} was given the same value twice")
     if settings.noise == "gaussian" and (settings.k or (settings.eta or 2.0) != 2.0):
         raise UserError(
             "--noise gaussian has k = 0 and eta = 2; use --noise general-gaussian for others"
@@ -255,13 +260,6 @@ def _law(settings: Settings, trained: ModelMetadata) -> RadialLaw:
     return noise.generalized_gaussian(math.prod(trained.image_shape), sigma, k, eta)
 
 
-def _described(law: RadialLaw) -> str:
-    if law.k == 0.0 and law.eta == 2.0:
-        return f"Gaussian σ = {law.sigma:g}"
-    tail = "" if law.eta == 2.0 else f", η = {law.eta:g}"
-    return f"generalized Gaussian σ = {law.sigma:g}, k = {law.k:g}{tail}"
-
-
 def _protocol(settings: Settings, law: RadialLaw) -> _Protocol:
     any_q = settings.q_sigma or settings.q_inside or settings.q_threshold
     quantiles = settings.q_inside if any_q else DEFAULT_INSIDE
@@ -316,10 +314,10 @@ def _announce_largest_radius(protocol: _Protocol, console: Console) -> None:
             "even if all votes are right; give a larger --n"
         )
     console.print(
-        f"{_described(protocol.law)}; {protocol.n:,} draws under each law, "
+        f"{noise.describe(protocol.law)}; {protocol.n:,} draws under each law, "
         f"α = {protocol.alpha:g}.\n"
         "Largest radius, were all votes right: "
-        f"Neyman-Pearson {_down(plain)}, DSRS {_down(best)}."
+        f"Neyman-Pearson {report.rounded_down(plain)}, DSRS {report.rounded_down(best)}."
     )
 
 
@@ -404,8 +402,8 @@ def _records(
 
 def _certify_records(
     settings: Settings, protocol: _Protocol, records: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """One row of `certificates.csv` for each record."""
+) -> dict[str, Any]:
+    """The columns of `certificates.csv`, a row for each record."""
     share, n = protocol.share, protocol.n
     draws = np.array([record["p"]["draws"] for record in records])
     right = np.array([record["p"]["votes"] for record in records])
@@ -413,73 +411,49 @@ def _certify_records(
     plain = certify(protocol.law, protocol.lower(total, np.full_like(total, n), protocol.alpha))
 
     base = protocol.lower(total, np.full_like(total, n), share)
-    extra: list[tuple[str, RadialLaw | list[RadialLaw], NDArray[np.int64], NDArray[np.int64]]] = []
+    laws: list[RadialLaw | list[RadialLaw]] = []
+    evidence: list[report.Evidence] = []
+
+    def add(
+        name: str,
+        law: RadialLaw | list[RadialLaw],
+        drawn: NDArray[np.int64],
+        count: NDArray[np.int64],
+        quantile: NDArray[np.float64] | None = None,
+    ) -> None:
+        lower = protocol.lower(count, drawn, share)
+        laws.append(law)
+        evidence.append(report.Evidence(name, drawn, count, lower, quantile))
+
     for j, law in enumerate(protocol.inside):
-        extra.append((f"inside_{law.quantile:.4g}", law, right[:, j], draws[:, j]))
+        add(f"inside_{law.quantile:.4g}", law, draws[:, j], right[:, j])
     for j, law in enumerate(protocol.scaled):
         count = np.array([record["scaled"][j] for record in records])
-        extra.append((f"sigma_{law.sigma:g}", law, count, np.full_like(count, n)))
+        add(f"sigma_{law.sigma:g}", law, np.full_like(count, n), count)
     for j, rule in enumerate(protocol.rules):
         entries = [record["threshold"][j] for record in records]
-        laws = [protocol.law.truncated(entry.get("quantile", 0.5)) for entry in entries]
+        quantile = np.array([entry.get("quantile", math.nan) for entry in entries])
+        each = [protocol.law.truncated(entry.get("quantile", 0.5)) for entry in entries]
         count = np.array([entry["votes"] for entry in entries])
-        extra.append((f"threshold_{rule}", laws, count, np.full_like(count, n)))
-    lower = [protocol.lower(count, drawn, share) for _, _, count, drawn in extra]
-    joint = certify(protocol.law, base, [laws for _, laws, _, _ in extra], lower)
+        add(f"threshold_{rule}", each, np.full_like(count, n), count, quantile)
+    joint = certify(protocol.law, base, laws, [law.lower for law in evidence])
     pooled = np.array([any("pooled" in e for e in record["threshold"]) for record in records])
     more = np.array([sum(e["votes"] for e in r["threshold"] if "pooled" in e) for r in records])
     # Neyman-Pearson from 2N draws of P, at P's own share (design: the rules with a plus).
     twice = certify(protocol.law, lower_bound(np.where(pooled, total + more, 0), 2 * n, share))
-    radius = np.where(pooled, twice.radius, joint.radius)
+    used = joint.replaced_by(twice, pooled)
+    radius = used.radius
     if settings.search == "grid":
         start = certify(protocol.law, base).radius
-        radius = np.where(pooled, radius, _last_on_grid(start, radius, settings.grid_unit))
-
-    rows = []
-    for i, record in enumerate(records):
-        used = twice if pooled[i] else joint
-        multipliers = np.zeros(1 + len(extra))
-        multipliers[: used.multipliers.shape[1]] = used.multipliers[i]
-        row: dict[str, Any] = {
-            "index": record["index"],
-            "label": record["label"],
-            "n": n,
-            "votes": int(total[i]),
-            "lower_np": float(plain.bounds[i, 0]),
-            "lower_p": float(used.bounds[i, 0]),
-        }
-        for (name, _, count, drawn), bound in zip(extra, lower, strict=True):
-            row[f"draws_{name}"] = int(drawn[i])
-            row[f"votes_{name}"] = int(count[i])
-            row[f"lower_{name}"] = float(bound[i])
-        row["radius_np"] = float(plain.radius[i])
-        row["radius_dsrs"] = float(radius[i])
-        row["multiplier_p"] = float(multipliers[0])
-        for j, (name, _, _, _) in enumerate(extra, start=1):
-            row[f"multiplier_{name}"] = float(multipliers[j])
-        row["value"] = float(used.value[i])
-        row["allowance"] = float(used.allowance[i])
-        row["status"] = "pooled" if pooled[i] and radius[i] > 0.0 else str(used.status[i])
-        row["path"] = str(used.path[i])
-        rows.append(row)
-    return rows
-
-
-def _last_on_grid(
-    start: NDArray[np.float64], precise: NDArray[np.float64], unit: float
-) -> NDArray[np.float64]:
-    """The last multiple of `unit` that certifies, from the Neyman-Pearson radius upward.
-
-    The maximum of the dual falls with the radius, so that is the last one below the precise radius.
-    """
-    multiple = np.floor(precise / unit) * unit
-    multiple = np.where(multiple > precise, multiple - unit, multiple)
-    return np.minimum(np.maximum(start, multiple), precise)
-
-
-def _down(radius: float) -> str:
-    """A radius as a person reads it: never above what was proved."""
-    return f"{math.floor(radius * 1e4) / 1e4:.4f}"
+        radius = np.where(pooled, radius, last_on_grid(start, radius, settings.grid_unit))
+    status = np.where(pooled & (radius > 0.0), "pooled", used.status)
+    return {
+        "index": [record["index"] for record in records],
+        "label": [record["label"] for record in records],
+        "n": [n] * len(records),
+        "votes": total,
+        **report.certificate_columns(plain, used, radius, status, evidence),
+    }
 
 
 class _Rate(ProgressColumn):

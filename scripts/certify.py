@@ -7,18 +7,22 @@
     python scripts/certify.py --dataset mnist --data-dir DIR --model DIR --skip 100 --out DIR
         certifies every hundredth MNIST test image with a model of yours
 
+    python scripts/certify.py --published DIR --model-name cohen-mnist-380-0.50.pth \\
+            --dataset mnist --k 380 --sigma 0.5 --q-sigma 0.4 --out DIR
+        certifies a whole test set from published probabilities, in seconds
+
 The same command continues a run that was interrupted. `--help` lists the options.
 """
 
 import argparse
 import dataclasses
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 
-from dsrs_jax import pipeline
-from dsrs_jax.data import DATASETS, SPLITS
+from dsrs_jax import pipeline, published
+from dsrs_jax.data import DATASETS, IMAGE_SHAPES, SPLITS
 from dsrs_jax.errors import UserError
 
 
@@ -27,19 +31,24 @@ class _OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
-def parse(argv: list[str] | None) -> pipeline.Settings:
-    """The settings that a command line gives."""
+def parse(argv: list[str] | None) -> pipeline.Settings | published.Settings:
+    """The settings that a command line gives.
+
+    Raises:
+        UserError: an option that does not go with the others.
+    """
     default = pipeline.Settings()
     parser = _OneLineParser(
         prog="certify.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,  # only what was given reaches the settings
         allow_abbrev=False,
     )
     option = parser.add_argument
-    option("--dataset", choices=DATASETS, default=default.dataset)
+    option("--dataset", choices=IMAGE_SHAPES)
     option("--data-dir", metavar="DIR", help="folder with the files of --dataset mnist")
-    option("--split", choices=SPLITS, default=default.split)
+    option("--split", choices=SPLITS)
     option("--model", metavar="DIR", help="a checkpoint; digits train one where none is given")
     noise = parser.add_argument_group("smoothing law P (default: what the model was trained with)")
     noise.add_argument("--noise", choices=("gaussian", "general-gaussian"))
@@ -67,35 +76,69 @@ def parse(argv: list[str] | None) -> pipeline.Settings:
         metavar="b|x|x+|x2|x2+",
         help="P truncated at b, or by the paper's rules, drawn separately",
     )
-    option("--n", type=int, default=default.n, metavar="N", help="draws under each law")
+    option("--n", type=int, metavar="N", help=f"draws under each law; {default.n}")
     option(
         "--alpha",
         type=float,
-        default=default.alpha,
         metavar="A",
-        help="failure probability of a whole certificate",
+        help=f"failure probability of a whole certificate; {default.alpha:g}",
     )
-    option("--bounds", choices=("one-sided", "two-sided"), default=default.bounds)
-    option("--search", choices=("precise", "grid"), default=default.search)
-    option("--grid-unit", type=float, default=default.grid_unit, metavar="U")
-    option("--skip", type=int, default=default.skip, help="every SKIP-th image")
-    option("--start", type=int, default=default.start)
-    option("--stop", type=int, default=default.stop, help="-1: to the end")
+    option("--bounds", choices=("one-sided", "two-sided"), help=default.bounds)
+    option("--search", choices=("precise", "grid"), help=default.search)
+    option("--grid-unit", type=float, metavar="U", help=f"{default.grid_unit:g}")
+    option("--skip", type=int, help="every SKIP-th image")
+    option("--start", type=int)
+    option("--stop", type=int, help="-1: to the end")
     option("--batch", type=int, help="draws in flight on a device; votes do not depend on it")
-    option("--seed", type=int, default=default.seed)
-    option("--out", metavar="DIR", help="default: runs/DATASET")
+    option("--seed", type=int)
+    option("--out", metavar="DIR", help="default: runs/DATASET or runs/MODEL_NAME")
+    results = parser.add_argument_group("published sampling results instead of a model")
+    results.add_argument(
+        "--published", metavar="DIR", help="a folder in the layout of the paper's authors"
+    )
+    results.add_argument("--model-name", metavar="NAME", help="whose files to certify")
+    results.add_argument(
+        "--write-published", metavar="DIR", help="writes our radii in that layout too"
+    )
     given = vars(parser.parse_args(argv))
     for name in ("q_sigma", "q_inside", "q_threshold"):
-        given[name] = tuple(given[name] or ())
-    return dataclasses.replace(default, **given)
+        if name in given:
+            given[name] = tuple(given[name])
+    return _settings(given)
+
+
+def _settings(given: dict[str, Any]) -> pipeline.Settings | published.Settings:
+    from_files = "published" in given
+    kind = published.Settings if from_files else pipeline.Settings
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name in given:
+        if name not in fields:
+            where = "with --published" if from_files else "without --published"
+            raise UserError(f"{_spelled(name)} means nothing {where}")
+    for name, field in fields.items():
+        if field.default is dataclasses.MISSING and name not in given:
+            raise UserError(f"--published needs {_spelled(name)}")
+    if not from_files and given.get("dataset", DATASETS[0]) not in DATASETS:
+        raise UserError(
+            f"--dataset {given['dataset']} is known only to --published; "
+            f"images can be read of: {', '.join(DATASETS)}"
+        )
+    return kind(**given)
+
+
+def _spelled(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 2 a mistake of the user's, 130 interrupted (the same command goes on)."""
-    settings = parse(argv)
     console = Console()
     try:
-        pipeline.run(settings, console)
+        settings = parse(argv)
+        if isinstance(settings, published.Settings):
+            published.run(settings, console)
+        else:
+            pipeline.run(settings, console)
     except UserError as error:
         print(f"certify.py: {error}", file=sys.stderr)
         return 2

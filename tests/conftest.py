@@ -29,3 +29,13 @@ def mnist_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no MNIST files in {folder}; set DSRS_MNIST to a folder that holds them")
     return folder
+
+
+@pytest.fixture(scope="session")
+def published_dir() -> Path:
+    """The authors' published results: DSRS_PUBLISHED, or shared/published beside the project."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "published"
+    folder = Path(os.environ.get("DSRS_PUBLISHED") or beside)
+    if not folder.is_dir():
+        pytest.skip(f"no published results in {folder}; set DSRS_PUBLISHED to their folder")
+    return folder

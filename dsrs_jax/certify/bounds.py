@@ -13,6 +13,9 @@ Numbers = ArrayLike | int | float
 
 # SciPy's inverse incomplete beta function errs by less than this share of the result.
 _ROUNDING = 1e-13
+# Two programs' Clopper-Pearson ends differ by less (relatively); those of neighbouring counts of
+# up to millions by far more.
+_AGREES = 1e-9
 
 
 def lower_bound(votes: Numbers, draws: Numbers, alpha: float) -> NDArray[np.float64]:
@@ -48,6 +51,31 @@ def interval(
     low = lower_bound(count, total, alpha / 2)
     high = np.nextafter(1.0 - lower_bound(total - count, total, alpha / 2), 2.0)
     return low, np.asarray(np.minimum(high, 1.0))
+
+
+def recover_votes(low: Numbers, high: Numbers, draws: int, alpha: float) -> NDArray[np.int64]:
+    """The counts of votes whose `interval` at `draws` and `alpha` is [low, high]; -1 for none.
+
+    The lower end grows with the count, so it names at most one; the upper end must then agree.
+    Where it does not, the interval came from another number of draws.
+
+    Args:
+        low: (n,) lower ends in [0, 1], as somebody computed and printed them.
+        high: (n,) upper ends in [0, 1].
+        draws: number of draws.
+        alpha: failure probability of a whole interval, half on each side.
+    """
+    lower, upper = np.broadcast_arrays(
+        np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+    )
+    first, last = np.zeros(lower.shape, dtype=np.int64), np.full(lower.shape, draws)
+    while np.any(first < last):
+        middle = (first + last + 1) // 2
+        below = interval(middle, draws, alpha)[0] <= lower * (1.0 + _AGREES)
+        first, last = np.where(below, middle, first), np.where(below, last, middle - 1)
+    found = interval(first, draws, alpha)
+    agree = (np.abs(found[0] - lower) <= _AGREES * lower) & (np.abs(found[1] - upper) <= _AGREES)
+    return np.where(agree, first, -1)
 
 
 def _check_alpha(alpha: float) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,7 @@ _DIFFERENCES = 4.0
 _MARGIN = 4.0  # of the declared error: costs about 1e-13 of radius
 _JUDGEMENTS = 12
 _LOG_NEGLIGIBLE = -36.0  # a multiplier changes g by no more than itself: 2e-16
+_SLACK = 1e-9  # of the largest multiplier: a law with less is called slack
 _SMALLEST = 1e-3  # of sigma: a radius under this is given as 0 where P's bound is no more than 1/2
 
 
@@ -60,8 +62,8 @@ class Certificate:
         multipliers: (n, J + 1), all >= 0.
         value: (n,) g at the multipliers and the radius.
         allowance: (n,) declared numerical error of `value`.
-        status: (n,) "joint" (multipliers of P and some Q are positive), "P" (only P's: the other
-            bounds do not help), "Q" (P's own multiplier is 0), "none" (radius 0).
+        status: (n,) "joint" (P and some Q bind), "P" (only P: the other bounds do not help), "Q"
+            (P's own bound does not), "none" (radius 0).
         path: (n,) what found the multipliers: "fast", "reference" (SciPy), or "" for radius 0.
     """
 
@@ -76,6 +78,18 @@ class Certificate:
 
     def __len__(self) -> int:
         return len(self.radius)
+
+    def replaced_by(self, other: Certificate, where: NDArray[np.bool_]) -> Certificate:
+        """These certificates, and those of `other` (of as many laws or fewer) where `where` is."""
+        missing = ((0, 0), (0, self.bounds.shape[1] - other.bounds.shape[1]))
+        fields = {name: getattr(other, name) for name in _PER_INSTANCE}
+        for name in ("bounds", "multipliers"):
+            fields[name] = np.pad(getattr(other, name), missing)
+        chosen = {
+            name: np.where(where[:, None] if field.ndim == 2 else where, field, getattr(self, name))
+            for name, field in fields.items()
+        }
+        return dataclasses.replace(self, **chosen)
 
 
 def certify(
@@ -108,7 +122,7 @@ def certify(
     if extra_laws:
         result = _with_extra_laws(laws, distinct[:, 1:], result)
     rows = {name: getattr(result, name)[inverse.reshape(-1)] for name in _PER_INSTANCE}
-    return Certificate(laws=(law, *extra_laws), bounds=bounds, **rows)
+    return Certificate(laws=(law, *extra_laws), **rows)
 
 
 def certify_votes(
@@ -147,7 +161,7 @@ def certify_votes(
     )
 
 
-_PER_INSTANCE = ("radius", "multipliers", "value", "allowance", "status", "path")
+_PER_INSTANCE = ("bounds", "radius", "multipliers", "value", "allowance", "status", "path")
 
 
 def evaluate(
@@ -173,8 +187,42 @@ def evaluate(
         raise UserError("radii must be positive and finite")
     with _float64():
         alike = _Laws([tuple(laws)], np.zeros(len(rows), dtype=np.int64))
-        value, allowance, _ = _judge(alike.families(), rows, _log(weights), lengths / laws[0].scale)
-    return value, allowance
+        judged = _judge(alike.families(), rows, _log(weights), lengths / laws[0].scale)
+    return judged.value, judged.allowance
+
+
+def worst_case(
+    certificate: Certificate, laws: Sequence[RadialLaw | Sequence[RadialLaw]]
+) -> NDArray[np.float64]:
+    """The probability that each law gives to the class under the worst classifier of all.
+
+    The worst classifier is the indicator of S = {p_moved < h} at a certificate's multipliers and
+    radius: it moves no more than half of its probability to a point so far away. If what it gives
+    to each law lies within that law's confidence interval, no method can certify more from these
+    intervals. If it gives more to some Q than Q's upper end, the paper certifies more, with a
+    negative multiplier, which is not done here (design: only lower bounds).
+
+    Args:
+        certificate: n certificates.
+        laws: (P, Q_1, ...) as in `certify`, beginning with the certificate's own laws.
+
+    Returns:
+        (n, laws) probabilities; nan where the radius is 0.
+    """
+    rows = np.flatnonzero(certificate.radius > 0.0)
+    base = certificate.laws[0]
+    assert isinstance(base, RadialLaw)
+    result = np.full((len(certificate), len(laws)), np.nan)
+    if not rows.size:
+        return result
+    combinations, number = _combinations(base, laws[1:], len(certificate))
+    own = certificate.multipliers[rows]
+    weights = np.pad(own, ((0, 0), (0, len(laws) - own.shape[1])))
+    radius = certificate.radius[rows] / base.scale
+    with _float64():
+        families = _Laws(combinations, number[rows]).families()
+        result[rows] = _judge(families, np.zeros_like(weights), _log(weights), radius).masses
+    return result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,15 +283,8 @@ def _with_extra_laws(laws: _Laws, bounds: Float64s, plain: Certificate) -> Certi
     radius = np.maximum(plain.radius, 0.1 * law.sigma) / law.scale
     smallest = np.where(plain.radius > 0.0, 1e-9, _SMALLEST * law.sigma / law.scale)
     joint = _search_and_judge(laws, bounds, theta, radius, smallest, able)
-    better = joint.radius > plain.radius
-    padded = np.zeros_like(bounds)
-    padded[:, 0] = plain.multipliers[:, 0]
-    fields = {
-        name: np.where(better, getattr(joint, name), getattr(plain, name))
-        for name in ("radius", "value", "allowance", "status", "path")
-    }
-    multipliers = np.where(better[:, None], joint.multipliers, padded)
-    return Certificate(laws=(), bounds=bounds, multipliers=multipliers, **fields)
+    better = joint.replaced_by(plain, joint.radius <= plain.radius)
+    return dataclasses.replace(better, bounds=bounds)
 
 
 def _half_is_enough(laws: _Laws, bounds: Float64s) -> NDArray[np.bool_]:
@@ -332,10 +373,10 @@ def _search_and_judge(
     unit, multipliers, value, allowance = judged
     # Two more roundings lie between the radius that was judged and its value in pixels.
     length = np.where(unit > 0.0, unit * scale * (1.0 - 2.0**-50), 0.0)
-    others = np.any(multipliers[:, 1:] > 0.0, axis=1)
-    status = np.select(
-        [length == 0.0, ~others, multipliers[:, 0] == 0.0], ["none", "P", "Q"], "joint"
-    )
+    # A multiplier on its way to 0 may stop short of it.
+    binds = multipliers > _SLACK * multipliers.max(axis=1, keepdims=True)
+    others = np.any(binds[:, 1:], axis=1)
+    status = np.select([length == 0.0, ~others, ~binds[:, 0]], ["none", "P", "Q"], "joint")
     return Certificate((), bounds, length, multipliers, value, allowance, status, path)
 
 
@@ -383,7 +424,9 @@ def _judge_until_true(
         open_ = np.flatnonzero(able & ~proved & (radius > 0.0))
         if open_.size == 0:
             break
-        g, error, slope = _judge(_rows(family, open_), bounds[open_], theta[open_], radius[open_])
+        g, error, slope, _ = _judge(
+            _rows(family, open_), bounds[open_], theta[open_], radius[open_]
+        )
         # With a margin, so that whoever evaluates the certificate again finds it true: another
         # order of roundings gives another g and another declared error.
         lacking = 0.5 + _MARGIN * error - g
@@ -397,16 +440,25 @@ def _judge_until_true(
     return radius, weights, np.where(proved, value, 0.0), np.where(proved, allowance, 0.0)
 
 
-def _judge(
-    family: dual.Family, bounds: Float64s, theta: Float64s, radius: Float64s
-) -> tuple[Float64s, Float64s, Float64s]:
-    """(g, its declared error, dg/dr) for any number of rows."""
-    out = np.empty((3, len(radius)))
+class _Judgement(NamedTuple):
+    """g, its declared error, dg/dr, and the probability that each law gives to the region S."""
+
+    value: Any
+    allowance: Any
+    slope: Any
+    masses: Any  # (rows, laws)
+
+
+def _judge(family: dual.Family, bounds: Float64s, theta: Float64s, radius: Float64s) -> _Judgement:
+    """Judgements of any number of rows."""
+    if not len(radius):
+        return _Judgement(radius, radius, radius, bounds)
+    out: list[_Judgement] = []
     for block in _blocks(np.arange(len(radius))):
         rows = _padded(block)
-        values = _judge_block(_rows(family, rows), bounds[rows], theta[rows], radius[rows])
-        out[:, block] = np.stack([np.asarray(value) for value in values])[:, : len(block)]
-    return out[0], out[1], out[2]
+        judged = _judge_block(_rows(family, rows), bounds[rows], theta[rows], radius[rows])
+        out.append(_Judgement(*(np.asarray(leaf)[: len(block)] for leaf in judged)))
+    return _Judgement(*(np.concatenate(leaves) for leaves in zip(*out, strict=True)))
 
 
 @jax.jit
@@ -415,13 +467,13 @@ def _judge_block(
     bounds: Float64[Array, "instances laws"],
     theta: Float64[Array, "instances laws"],
     radius: Float64[Array, " instances"],
-) -> tuple[Array, Array, Array]:
+) -> _Judgement:
     def one(
         family: dual.Family,
         bounds: Float64[Array, " laws"],
         theta: Float64[Array, " laws"],
         radius: Float64[Array, ""],
-    ) -> tuple[Array, Array, Array]:
+    ) -> _Judgement:
         multipliers = jnp.exp(theta)
         terms = multipliers * (1.0 - bounds)
 
@@ -439,7 +491,7 @@ def _judge_block(
         if family.dimension < cosine.SMALLEST_SERIES_DIMENSION:
             rounding = _BETA_ROUNDING * rounding
         allowance = _DIFFERENCES * jnp.abs(fine - coarse) + rounding * size
-        return fine, allowance, result.slope
+        return _Judgement(fine, allowance, result.slope, 1.0 - result.outside)
 
     return jax.vmap(one)(family, bounds, theta, radius)
 

@@ -9,12 +9,21 @@ from dsrs_jax.data import digits, mnist
 from dsrs_jax.data.dataset import Dataset
 from dsrs_jax.errors import UserError
 
-__all__ = ["DATASETS", "SPLITS", "Dataset", "load"]
+__all__ = ["DATASETS", "IMAGE_SHAPES", "SPLITS", "Dataset", "load"]
 
 SPLITS = ("train", "test")
 
 _LOADERS = {"digits": digits.load, "mnist": mnist.load}
 DATASETS = tuple(_LOADERS)
+
+# (H, W, C) of every dataset that results are published for, whether it can be loaded or not.
+IMAGE_SHAPES = {
+    "digits": (8, 8, 1),
+    "mnist": (28, 28, 1),
+    "cifar10": (32, 32, 3),
+    "tinyimagenet": (56, 56, 3),
+    "imagenet": (224, 224, 3),
+}
 
 
 def load(name: str, split: str = "test", data_dir: str | Path | None = None) -> Dataset:

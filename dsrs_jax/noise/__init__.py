@@ -1,5 +1,5 @@
 """Smoothing laws: sampling, density along the radius, truncation."""
 
-from dsrs_jax.noise.radial import RadialLaw, gaussian, generalized_gaussian
+from dsrs_jax.noise.radial import RadialLaw, describe, gaussian, generalized_gaussian
 
-__all__ = ["RadialLaw", "gaussian", "generalized_gaussian"]
+__all__ = ["RadialLaw", "describe", "gaussian", "generalized_gaussian"]

@@ -83,11 +83,12 @@ class RadialLaw:
         sigma = _positive("sigma", sigma)
         return dataclasses.replace(self, sigma=sigma, scale=self.scale * (sigma / self.sigma))
 
-    def truncated(self, quantile: float) -> RadialLaw:
+    def truncated(self, quantile: float, *, float32: bool = True) -> RadialLaw:
         """The law conditioned on |x| up to the given quantile of the radius.
 
         The quantile that is kept is the one of a cutoff that float32 represents: within about
-        1e-6 below the one that was asked for.
+        1e-6 below the one that was asked for. `float32=False` keeps float64's cutoff, for votes
+        that another sampler drew at exactly this quantile.
 
         Raises:
             UserError: quantile outside (0, 1), or the law is truncated already.
@@ -98,6 +99,8 @@ class RadialLaw:
         if self.cutoff is not None:
             raise UserError("the law is truncated already; truncate the whole law instead")
         exact = special.gammaincinv(self.shape, quantile)
+        if not float32:
+            return dataclasses.replace(self, cutoff=float(exact), quantile=quantile)
         cutoff = np.float32(exact)
         if cutoff > exact:
             cutoff = np.nextafter(cutoff, np.float32(0.0))
@@ -229,3 +232,11 @@ def _positive(name: str, value: float) -> float:
     if value <= 0.0:
         raise UserError(f"{name} must be positive, got {value:g}")
     return value
+
+
+def describe(law: RadialLaw) -> str:
+    """A law as a person reads it, without its truncation."""
+    if law.k == 0.0 and law.eta == 2.0:
+        return f"Gaussian σ = {law.sigma:g}"
+    tail = "" if law.eta == 2.0 else f", η = {law.eta:g}"
+    return f"generalized Gaussian σ = {law.sigma:g}, k = {law.k:g}{tail}"

@@ -1,6 +1,21 @@
-"""What a person reads: the table, the figure, the file of certificates."""
+"""What a person reads: the table, the figure, the files of certificates and of published radii."""
 
 from dsrs_jax.report.figure import draw_curves
-from dsrs_jax.report.table import accuracy_table, certified_accuracy, csv_text
+from dsrs_jax.report.table import (
+    Evidence,
+    accuracy_table,
+    certificate_columns,
+    certified_accuracy,
+    csv_text,
+    rounded_down,
+)
 
-__all__ = ["accuracy_table", "certified_accuracy", "csv_text", "draw_curves"]
+__all__ = [
+    "Evidence",
+    "accuracy_table",
+    "certificate_columns",
+    "certified_accuracy",
+    "csv_text",
+    "draw_curves",
+    "rounded_down",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-_COLOURS = ("#7a7f87", "#0b6fb8", "#c4561a", "#2e8b57")
+_COLOURS = ("#7a7f87", "#0b6fb8", "#c4561a", "#2e8b57", "#8456a6", "#b08a00", "#c2477f", "#3aa6a0")
 
 
 def draw_curves(path: Path, methods: Mapping[str, NDArray[np.float64]], title: str) -> None:
@@ -20,7 +21,7 @@ def draw_curves(path: Path, methods: Mapping[str, NDArray[np.float64]], title: s
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     largest = max(float(radii.max(initial=0.0)) for radii in methods.values())
-    for (name, radii), colour in zip(methods.items(), _COLOURS, strict=False):
+    for (name, radii), colour in zip(methods.items(), itertools.cycle(_COLOURS), strict=False):
         certified = np.sort(radii[radii > 0.0])
         left = 100.0 * np.arange(len(certified), -1, -1) / len(radii)
         mean = np.floor(radii.mean() * 1e3) / 1e3

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 from numpy.typing import NDArray
 from rich.table import Table
 
+from dsrs_jax.certify import Certificate
+
 _STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 5.0)
 _MOST_ROWS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What the votes say of one extra law Q, image by image.
+
+    Attributes:
+        name: of its columns.
+        draws: (n,) number of draws.
+        votes: (n,) right ones among them, -1 where only an interval is known.
+        lower: (n,) lower bound of Q's probability.
+        quantile: (n,) where Q is truncated at a quantile of its own for each image.
+    """
+
+    name: str
+    draws: NDArray[np.int64]
+    votes: NDArray[np.int64]
+    lower: NDArray[np.float64]
+    quantile: NDArray[np.float64] | None = None
 
 
 def certified_accuracy(radii: NDArray[np.float64], radius: float) -> float:
@@ -42,16 +66,61 @@ def accuracy_table(methods: Mapping[str, NDArray[np.float64]]) -> Table:
     return table
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a row, the keys of the first as header; floats with all digits that they need."""
+def rounded_down(radius: float) -> str:
+    """A radius as a person reads it: four digits, never above what was proved."""
+    return f"{math.floor(radius * 1e4) / 1e4:.4f}"
+
+
+def csv_text(columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> str:
+    """The columns under their names; floats with all digits that they need, nan as nothing."""
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(
-            {
-                name: repr(float(value)) if isinstance(value, float) else value
-                for name, value in row.items()
-            }
-        )
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    written = [[_cell(value) for value in column] for column in columns.values()]
+    writer.writerows(zip(*written, strict=True))
     return stream.getvalue()
+
+
+def certificate_columns(
+    plain: Certificate,
+    joint: Certificate,
+    radius: NDArray[np.float64],
+    status: Shaped[np.ndarray, " images"],
+    evidence: Sequence[Evidence],
+) -> dict[str, Any]:
+    """The columns of certificates.csv that say what was proved, and from which numbers.
+
+    Args:
+        plain: Neyman-Pearson's certificates.
+        joint: the certificates of DSRS.
+        radius: (n,) DSRS radii as they are given, at most those of `joint`.
+        status: (n,) as they are given.
+        evidence: what is known of each extra law, in the order of `joint.laws`.
+    """
+    columns: dict[str, Any] = {
+        "lower_np": plain.bounds[:, 0],
+        "lower_p": joint.bounds[:, 0],
+    }
+    for law in evidence:
+        if law.quantile is not None:
+            columns[f"quantile_{law.name}"] = law.quantile
+        columns[f"draws_{law.name}"] = law.draws
+        columns[f"votes_{law.name}"] = law.votes
+        columns[f"lower_{law.name}"] = law.lower
+    columns["radius_np"] = plain.radius
+    columns["radius_dsrs"] = radius
+    columns["multiplier_p"] = joint.multipliers[:, 0]
+    for law, multipliers in zip(evidence, joint.multipliers[:, 1:].T, strict=True):
+        columns[f"multiplier_{law.name}"] = multipliers
+    return columns | {
+        "value": joint.value,
+        "allowance": joint.allowance,
+        "status": status,
+        "path": joint.path,
+    }
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):  # numpy's float64 too
+        return "" if math.isnan(value) else repr(float(value))
+    return str(value)

@@ -24,7 +24,7 @@ def test_certified_accuracy_counts_images_whose_radius_reaches(
 
 @given(value=st.floats(allow_nan=False, allow_infinity=False))
 def test_a_float_in_the_file_is_the_same_float_when_read_back(value: float) -> None:
-    text = report.csv_text([{"index": 3, "radius": value, "status": "joint"}])
+    text = report.csv_text({"index": [3], "radius": [value], "status": ["joint"]})
     row = next(csv.DictReader(io.StringIO(text)))
     assert float(row["radius"]) == value and row["status"] == "joint" and int(row["index"]) == 3
 

@@ -1,0 +1,99 @@
+"""The published layout: what is written is read back, and damage is told in one line."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsrs_jax.errors import UserError
+from dsrs_jax.report import published as layout
+
+RADII = st.dictionaries(st.integers(0, 50_000), st.floats(0, 5), max_size=20)
+
+
+def study(directory: Path) -> layout.Study:
+    return layout.Study(directory, "net.pth", "general-gaussian", 380.0, 1.0, 50_000, 5e-5)
+
+
+def test_names_are_the_published_ones(tmp_path: Path) -> None:
+    net = study(tmp_path)
+    assert net.intervals().name == "general-gaussian-380-1.0-50000-5e-05.txt"
+    assert net.intervals(threshold="x+").name == "general-gaussian-380-1.0-50000-5e-05-x+.txt"
+    assert net.intervals(threshold="0.50").name == "general-gaussian-380-1.0-50000-5e-05-0.5.txt"
+    twice = net.intervals(draws=100_000, alpha=0.0001)
+    assert twice == tmp_path / "sampling/net.pth/general-gaussian-380-1.0-100000-0.0001.txt"
+    plain = net.neyman_pearson()
+    assert plain.parent == tmp_path / "orig-radius" / "net.pth"
+    assert plain.name == "orig-rad-general-gaussian-380-1.0-50000-5e-05.txt"
+    scaled, truncated = net.double_sampling(sigma=0.8), net.double_sampling(threshold="x2")
+    assert scaled.parent == tmp_path / "new-radius" / "net.pth"
+    assert scaled.name == "new-rad-general-gaussian-380-1.0-0.8-50000-5e-05.txt"
+    assert truncated.name == "new-rad-general-gaussian-th-380-1.0-x2-50000-5e-05.txt"
+    assert layout.times_of(scaled).name == f"time-{scaled.name}"
+
+
+def test_every_published_file_is_read(published_dir: Path) -> None:
+    for file in sorted(published_dir.glob("sampling/*/*.txt")):
+        intervals = layout.read_intervals(file)
+        assert 100 <= len(intervals) <= 1000
+    for file in sorted(published_dir.glob("*-radius/*/*.txt")):
+        if file.name.startswith("time-new"):
+            assert min(layout.read_seconds(file)) > 0.0
+        else:
+            assert 99 <= len(layout.read_radii(file)) <= 1000
+
+
+@given(plain=RADII, factor=st.floats(1, 2))
+def test_radii_are_read_as_they_were_written(
+    tmp_path_factory: pytest.TempPathFactory, plain: dict[int, float], factor: float
+) -> None:
+    folder = tmp_path_factory.mktemp("radii")
+    more = {index: radius * factor for index, radius in plain.items()}
+    layout.write_neyman_pearson(folder / "a" / "orig.txt", plain)
+    layout.write_double_sampling(folder / "a" / "new.txt", more, plain)
+    assert layout.read_radii(folder / "a" / "orig.txt") == plain
+    assert layout.read_radii(folder / "a" / "new.txt") == more
+    for line in (folder / "a" / "new.txt").read_text().splitlines():
+        index, radius, gain, relative = line.split(" ")
+        start = plain[int(index)]
+        assert float(gain) == float(radius) - start
+        assert float(relative) == float(gain) / max(start, 1e-5)
+
+
+def test_of_a_sample_the_first_line_counts_and_of_radii_the_last(tmp_path: Path) -> None:
+    sample, radii = tmp_path / "sample.txt", tmp_path / "radii.txt"
+    sample.write_text("\n# a comment\nx N 50000\n\no 7 0.25 0.5\no 3 0 1\no 7 0.75 0.8\n")
+    assert layout.read_intervals(sample) == {7: (0.25, 0.5), 3: (0.0, 1.0)}
+    radii.write_text("# a comment\n7 0.25\n\n3 0.5 0.1 0.2\n7 0.75\n")
+    assert layout.read_radii(radii) == {7: 0.75, 3: 0.5}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["o 7 0.5 0.25", "o 7 -0.1 0.5", "o 7 0.5 1.1", "o 7 0.5", "o x 0.1 0.2", "7 0.1 0.2",
+     "o 7 nan 0.5", "o 7 0.1 0.2 0.3"],
+)  # fmt: skip
+def test_a_damaged_sample_is_refused_by_its_line(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "sample.txt"
+    file.write_text(f"x k 380\n{line}\n")
+    with pytest.raises(UserError, match=r"sample\.txt, line 2: ") as caught:
+        layout.read_intervals(file)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", ["7", "7 -1", "7 nan", "seven 0.5", "7 inf", "7 far"])
+def test_damaged_radii_are_refused_by_their_line(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "radii.txt"
+    file.write_text(f"1 0.5\n{line}\n")
+    with pytest.raises(UserError, match=r"radii\.txt, line 2: "):
+        layout.read_radii(file)
+
+
+def test_a_missing_file_is_named_beside_those_that_are_there(tmp_path: Path) -> None:
+    net = study(tmp_path)
+    layout.write_neyman_pearson(net.neyman_pearson(), {0: 0.5})
+    with pytest.raises(UserError, match=r"no orig-rad-.*-100000-.* there are: orig-rad-.*-50000"):
+        layout.read_radii(net.neyman_pearson(draws=100_000))
+    with pytest.raises(UserError, match=r"no sampling in .*there are: orig-radius"):
+        layout.read_intervals(net.intervals())

@@ -1,0 +1,324 @@
+"""Published samples through the command, and the radii of the paper's authors as a second opinion.
+
+The study in `made` has images for every case; its intervals come from counts that the tests know.
+"""
+
+import csv
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from dsrs_jax import published
+from dsrs_jax.certify import certify, evaluate, interval, lower_bound, recover_votes
+from dsrs_jax.certify.thresholds import threshold
+from dsrs_jax.noise import generalized_gaussian
+from dsrs_jax.report import published as layout
+
+ROOT = Path(__file__).resolve().parents[1]
+N, ALPHA, SHARE = 50_000, 0.001, 0.0005
+LAW = generalized_gaussian(784, 0.5, 380.0)
+MODEL = ["--model-name", "net.pth", "--dataset", "mnist", "--k", "380", "--sigma", "0.5"]
+
+# index: (votes under P, votes under Q of sigma 0.4, draws of each)
+COUNTS = {
+    0: (49_500, 49_900, N),  # joint
+    10: (45_000, 45_200, N),  # Q's interval holds what the worst classifier gives: P
+    20: (45_000, 40_000, N),  # Q's lies below it
+    30: (40_000, 49_999, N),  # P is slack
+    40: (N, N, N),
+    50: (30_000, 0, N),  # no lower bound for Q
+    60: (0, 0, N),
+    70: (25_000, 49_000, N),  # P's bound is below 1/2
+    80: (900, 1_000, 4_000),  # stopped early
+    90: (48_000, None, N),  # no line in Q's file
+    100: (N - 1, N, N),
+}
+
+
+def published_interval(votes: int, draws: int) -> tuple[float, float]:
+    """As the authors' statistics package computes it."""
+    found = stats.binomtest(votes, draws).proportion_ci(1 - SHARE, method="exact")
+    return found.low, found.high
+
+
+def write_sample(file: Path, column: int) -> None:
+    lines = ["", "x disttype general-gaussian", f"x N {N}", f"x alpha {SHARE}", ""]
+    for index, counts in COUNTS.items():
+        if counts[column] is not None:
+            low, high = published_interval(counts[column], counts[2])
+            lines.append(f"o {index} {low} {high}")
+    lines.append("o 0 0 0.1")  # a second run: the first line counts
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("published")
+    sampling = directory / "sampling" / "net.pth"
+    write_sample(sampling / f"general-gaussian-380-0.5-{N}-{SHARE}.txt", 0)
+    write_sample(sampling / f"general-gaussian-380-0.4-{N}-{SHARE}.txt", 1)
+    write_sample(sampling / f"general-gaussian-380-0.5-{N}-{SHARE}-x+.txt", 1)
+    return directory
+
+
+def _load_script() -> ModuleType:
+    file = ROOT / "scripts" / "certify.py"
+    specification = importlib.util.spec_from_file_location("certify_published_script", file)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+script = _load_script()
+
+
+def rows_of(file: Path) -> dict[int, dict[str, str]]:
+    with open(file) as stream:
+        return {int(row["index"]): row for row in csv.DictReader(stream)}
+
+
+def certified(directory: Path, out: Path, *more: str) -> dict[int, dict[str, str]]:
+    command = ["--published", str(directory), *MODEL, *more, "--out", str(out)]
+    assert script.main(command) == 0
+    return rows_of(out / "certificates.csv")
+
+
+def test_every_case_has_its_status_and_a_true_radius(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = certified(made, tmp_path, "--q-sigma", "0.4", "--bounds", "two-sided")
+    printed = capsys.readouterr().out
+    assert "4 where the paper would use a negative multiplier" in " ".join(printed.split())
+    status = {index: row["status"] for index, row in rows.items()}
+    expected = {0: "joint", 10: "P", 20: "P-below", 30: "Q-below", 50: "no-bound", 60: "none"}
+    assert {index: status[index] for index in expected} == expected
+    assert status[70] == "Q-below" and status[80] == "none" and status[90] == "unpaired"
+    for index, row in rows.items():
+        votes, extra, draws = COUNTS[index]
+        low = published_interval(votes, draws)[0]
+        assert float(row["lower_p"]) == float(str(low))
+        q_low = 0.0 if extra is None else published_interval(extra, draws)[0]
+        again = certify(LAW, [low], [LAW.with_sigma(0.4)], [[q_low]])
+        assert float(row["radius_dsrs"]) == pytest.approx(again.radius[0], abs=1e-12)
+        assert float(row["radius_np"]) == certify(LAW, [low]).radius[0]
+        assert int(row["votes"]) == (votes if draws == N else -1)
+
+
+def test_one_sided_bounds_come_from_the_counts_and_certify_more(made: Path, tmp_path: Path) -> None:
+    two = certified(made, tmp_path / "two", "--q-sigma", "0.4", "--bounds", "two-sided")
+    one = certified(made, tmp_path / "one", "--q-sigma", "0.4")
+    for index, row in one.items():
+        votes, extra, draws = COUNTS[index]
+        if draws == N:
+            assert float(row["lower_p"]) == lower_bound(votes, N, SHARE)
+            if extra is not None:
+                assert int(row["votes_sigma_0.4"]) == extra
+                assert float(row["lower_sigma_0.4"]) == lower_bound(extra, N, SHARE)
+        else:
+            assert row["lower_p"] == two[index]["lower_p"]  # the interval is kept
+        assert float(row["radius_dsrs"]) >= float(two[index]["radius_dsrs"])
+    assert sum(float(one[i]["radius_dsrs"]) > float(two[i]["radius_dsrs"]) for i in one) >= 7
+
+
+def test_several_laws_each_alone_and_jointly(made: Path, tmp_path: Path) -> None:
+    command = ["--published", str(made), *MODEL, "--q-sigma", "0.4", "--q-threshold", "x+"]
+    assert script.main([*command, "--out", str(tmp_path)]) == 0
+    alone = [rows_of(tmp_path / f"certificates-{n}.csv") for n in ("sigma_0.4", "threshold_x+")]
+    joint = rows_of(tmp_path / "certificates-joint.csv")
+    for index, (votes, extra, draws) in COUNTS.items():
+        truncated, both = alone[1][index], joint[index]
+        published_low = published_interval(votes, draws)[0]
+        assert float(truncated["quantile_threshold_x+"]) == threshold("x+", published_low)
+        if votes >= N - 1:  # the second sample is not Q's
+            assert truncated["status"] == "discarded"
+            assert truncated["radius_dsrs"] == truncated["radius_np"]
+        if draws == N and extra is not None:
+            # alpha in three: the counts are bounded anew.
+            assert float(both["lower_p"]) == lower_bound(votes, N, ALPHA / 3)
+            assert float(both["lower_sigma_0.4"]) == lower_bound(extra, N, ALPHA / 3)
+        if draws != N:
+            assert float(both["lower_p"]) == 0.0  # holds with the published share of alpha only
+    row = joint[0]
+    names = ("p", "sigma_0.4", "threshold_x+")
+    laws = (
+        LAW,
+        LAW.with_sigma(0.4),
+        LAW.truncated(float(row["quantile_threshold_x+"]), float32=False),
+    )
+    value, allowance = evaluate(
+        laws,
+        [[float(row[f"lower_{name}"]) for name in names]],
+        [[float(row[f"multiplier_{name}"]) for name in names]],
+        [float(row["radius_dsrs"])],
+    )
+    assert value - allowance > 0.5
+
+
+def test_our_radii_are_written_in_the_published_layout(made: Path, tmp_path: Path) -> None:
+    more = ("--q-threshold", "x+", "--search", "grid", "--write-published", str(tmp_path / "w"))
+    rows = certified(made, tmp_path / "out", *more)
+    study = layout.Study(tmp_path / "w", "net.pth", "general-gaussian", 380, 0.5, N, SHARE)
+    plain = layout.read_radii(study.neyman_pearson())
+    radii = layout.read_radii(study.double_sampling(threshold="x+"))
+    assert radii == {index: float(row["radius_dsrs"]) for index, row in rows.items()}
+    assert plain == {index: float(row["radius_np"]) for index, row in rows.items()}
+    on_grid = [r for index, r in radii.items() if r > plain[index]]
+    assert on_grid and np.allclose(np.array(on_grid) / 0.05, np.round(np.array(on_grid) / 0.05))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--q-sigma", "0.45"], "no general-gaussian-380-0.45-50000-0.0005.txt"),
+        (["--q-threshold", "0.8"], "no general-gaussian-380-0.5-50000-0.0005-0.8.txt"),
+        (["--q-sigma", "0.4", "--n", "100000"], "no general-gaussian-380-0.5-100000-0.0005.txt"),
+        (["--alpha", "0.001"], "no general-gaussian-380-0.5-50000-0.001.txt"),
+        (["--q-sigma", "0.4", "--model-name", "other.pth"], "no other.pth"),
+        (["--q-sigma", "0.4", "--published", "no/such/folder"], "no no in ."),
+        (["--q-sigma", "0.4", "--q-sigma", "0.4"], "twice"),
+        (["--q-threshold", "x3"], "x2"),
+        (["--q-sigma", "0.4", "--seed", "3"], "--seed means nothing with --published"),
+        (["--q-sigma", "0.4", "--q-inside", "0.5"], "--q-inside means nothing"),
+        (["--q-sigma", "0.4", "--start", "200"], "--start"),
+        (["--q-sigma", "0.4", "--noise", "gaussian"], "k = 0"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_and_nothing_is_written(
+    made: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert script.main(["--published", str(made), *MODEL, *more]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("certify.py: ")
+    assert message in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_of_one_way_are_refused_by_the_other(capsys: pytest.CaptureFixture[str]) -> None:
+    assert script.main(["--published", "DIR", "--dataset", "mnist"]) == 2
+    assert "--published needs --model-name" in capsys.readouterr().err
+    assert script.main(["--write-published", "DIR"]) == 2
+    assert "--write-published means nothing without --published" in capsys.readouterr().err
+    assert script.main(["--dataset", "imagenet"]) == 2
+    assert "known only to --published" in capsys.readouterr().err
+
+
+@given(
+    st.integers(1, 200_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
+    st.floats(1e-6, 0.1),
+)
+def test_counts_are_recovered_from_intervals(counts: tuple[int, int], alpha: float) -> None:
+    votes, draws = counts
+    low, high = interval(votes, draws, alpha)
+    assert recover_votes([low], [high], draws, alpha) == [votes]
+    if high < 1 - 1e-8:  # another upper end is another sample's
+        assert recover_votes([low], [min(high + 1e-8, 1.0)], draws, alpha) == [-1]
+
+
+# Of each dimension and each kind of Q one file and of the x+ rule one: the others are in
+# benchmarks/published.py.
+FILES = [
+    ("cohen-mnist-380-0.50", "mnist", 380, 0.5, {"q_sigma": (0.4,)}),
+    ("smoothmix-mnist-380-1.00", "mnist", 380, 1.0, {"q_threshold": ("x+",)}),
+    ("consistency-cifar-1530-0.50", "cifar10", 1530, 0.5, {"q_sigma": (0.4,)}),
+    ("cohen-cifar-1530-0.50", "cifar10", 1530, 0.5, {"q_threshold": ("0.5",)}),
+    ("consistency-imagenet-75260-0.50", "imagenet", 75260, 0.5, {"q_sigma": (0.4,)}),
+    ("smoothmix-imagenet-75260-0.50", "imagenet", 75260, 0.5, {"q_threshold": ("x+",)}),
+]
+
+
+@pytest.mark.parametrize(("model", "dataset", "k", "sigma", "q"), FILES)
+def test_published_radii_agree(
+    published_dir: Path, model: str, dataset: str, k: int, sigma: float, q: dict[str, tuple]
+) -> None:
+    settings = published.Settings(
+        published=str(published_dir),
+        model_name=f"{model}.pth",
+        dataset=dataset,
+        k=float(k),
+        sigma=sigma,
+        **q,
+    )
+    loaded = published.load(settings)
+    two = published.certify_with(loaded, [0], one_sided=False)
+    extra = loaded.extra[0]
+    file = loaded.study.double_sampling(sigma=extra.sigma, threshold=extra.threshold)
+    start = layout.read_radii(loaded.study.neyman_pearson())
+    found = published.compare(loaded, two, layout.read_radii(file), start)
+    assert found.images + found.left_out == 1000
+    # Larger than ours only where the authors took a negative multiplier.
+    assert np.all(found.negative[found.above]) and found.above.sum() <= 3
+    # Shorter by more than the grid only where P is slack, and their search took a weaker bound.
+    slack = np.char.startswith(found.status, "Q")
+    assert np.mean(found.behind[~slack]) < 0.005
+    assert set(two.joint.path) <= {"fast", ""}
+
+    plain = np.array([start[index] for index in loaded.index.tolist()])
+    difference = np.abs(two.plain.radius - plain)[plain > 0.0]
+    assert np.mean(difference > 1e-5) <= 0.01
+    # The authors' table look-up is coarse just above 1/2.
+    assert difference.max() < (1e-4 if model != "smoothmix-imagenet-75260-0.50" else 3e-4)
+
+    one = published.certify_with(loaded, [0], one_sided=True)
+    assert np.all(one.radius >= two.radius) and one.radius.mean() > two.radius.mean()
+    assert set(one.joint.path) <= {"fast", ""}
+    # Votes were not recovered only where the sampler had stopped: at most 1,000 of 4,000.
+    for sample in (loaded.base, extra.sample):
+        unknown = sample.present & (sample.votes < 0)
+        assert np.all(sample.high[unknown] < 0.3)
+
+
+def test_published_radii_above_ours_are_refuted(published_dir: Path) -> None:
+    """A classifier with probabilities inside all intervals loses within the published radius."""
+    settings = published.Settings(
+        published=str(published_dir),
+        model_name="cohen-cifar-1530-0.50.pth",
+        dataset="cifar10",
+        k=1530.0,
+        sigma=0.5,
+        q_sigma=(0.45,),
+    )
+    loaded = published.load(settings)
+    result = published.certify_with(loaded, [0], one_sided=False)
+    radii = layout.read_radii(loaded.study.double_sampling(sigma=0.45))
+    row = int(np.flatnonzero(loaded.index == 10)[0])
+    assert radii[10] > result.radius[row] + 0.05 and result.refuted[row]
+    # The classifier is right where the moved density is below h; it is drawn from here.
+    weights, radius = result.joint.multipliers[row], result.joint.radius[row] + 1e-3
+    rng, law, draws = np.random.default_rng(0), loaded.law, 2_000_000
+    extra = law.with_sigma(0.45)
+
+    def log_density(square: np.ndarray, scale: float) -> np.ndarray:
+        return -law.k * np.log(square) - square / scale**2 - 2 * law.shape * np.log(scale)
+
+    def right(scale: float, moved: bool) -> float:
+        square = scale**2 * rng.gamma(law.shape, size=draws)
+        along = rng.standard_normal(draws)
+        cosine = along / np.sqrt(along**2 + rng.chisquare(law.dimension - 1, draws))
+        sign = 2.0 if moved else -2.0
+        other = square + radius**2 + sign * np.sqrt(square) * radius * cosine
+        own, away = (other, square) if moved else (square, other)
+        h = np.logaddexp(
+            np.log(weights[0]) + log_density(own, law.scale),
+            np.log(weights[1]) + log_density(own, extra.scale),
+        )
+        return float(np.mean(log_density(away, law.scale) < h))
+
+    p, q = loaded.base, loaded.extra[0].sample
+    noise = 4 * 0.5 / np.sqrt(draws)
+    assert p.low[row] - noise < right(law.scale, False) < p.high[row]
+    assert q.low[row] - noise < right(extra.scale, False) < q.high[row]
+    assert right(law.scale, True) < 0.5 + noise

@@ -384,6 +384,8 @@ def _check(settings: Settings) -> None:
         raise UserError(f"--alpha must lie in (0, 1), got {settings.alpha:g}")
     if not settings.grid_unit > 0.0:
         raise UserError(f"--grid-unit must be positive, got {settings.grid_unit:g}")
+    if not Path(settings.published).is_dir():
+        raise UserError(f"no folder {settings.published}; --published takes one with sampling/")
     for rule in settings.q_threshold:
         threshold(rule, 0.5)
     names = [layout.threshold_name(rule) for rule in settings.q_threshold]
@@ -442,9 +444,7 @@ def _unit(gained: NDArray[np.float64]) -> float:
 
 def _readable(name: str) -> str:
     kind, _, value = name.partition("_")
-    return {"sigma": f"Q's σ = {value}", "threshold": f"Q truncated at {value}"}.get(
-        kind, "all Q's jointly"
-    )
+    return {"sigma": f"Q σ = {value}", "threshold": f"Q at {value}"}.get(kind, "all Q")
 
 
 def _write(

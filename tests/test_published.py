@@ -182,7 +182,7 @@ def test_our_radii_are_written_in_the_published_layout(made: Path, tmp_path: Pat
         (["--q-sigma", "0.4", "--n", "100000"], "no general-gaussian-380-0.5-100000-0.0005.txt"),
         (["--alpha", "0.001"], "no general-gaussian-380-0.5-50000-0.001.txt"),
         (["--q-sigma", "0.4", "--model-name", "other.pth"], "no other.pth"),
-        (["--q-sigma", "0.4", "--published", "no/such/folder"], "no no in ."),
+        (["--q-sigma", "0.4", "--published", "no/such/folder"], "no folder no/such/folder"),
         (["--q-sigma", "0.4", "--q-sigma", "0.4"], "twice"),
         (["--q-threshold", "x3"], "x2"),
         (["--q-sigma", "0.4", "--seed", "3"], "--seed means nothing with --published"),

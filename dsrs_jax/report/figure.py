@@ -12,7 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-_COLOURS = ("#7a7f87", "#0b6fb8", "#c4561a", "#2e8b57", "#8456a6", "#b08a00", "#c2477f", "#3aa6a0")
+_COLOURS = ("#0b6fb8", "#c4561a", "#2e8b57", "#8456a6", "#b08a00", "#c2477f", "#3aa6a0")
+# What DSRS is measured against stays in the background.
+_BASELINE, _BASELINE_COLOUR = "Neyman-Pearson", "#7a7f87"
+_BASELINE_STYLES = ("-", "--", ":")
 
 
 def draw_curves(path: Path, methods: Mapping[str, NDArray[np.float64]], title: str) -> None:
@@ -21,7 +24,9 @@ def draw_curves(path: Path, methods: Mapping[str, NDArray[np.float64]], title: s
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     largest = max(float(radii.max(initial=0.0)) for radii in methods.values())
-    for (name, radii), colour in zip(methods.items(), itertools.cycle(_COLOURS), strict=False):
+    colours, styles = itertools.cycle(_COLOURS), itertools.cycle(_BASELINE_STYLES)
+    for name, radii in methods.items():
+        baseline = name.startswith(_BASELINE)
         certified = np.sort(radii[radii > 0.0])
         left = 100.0 * np.arange(len(certified), -1, -1) / len(radii)
         mean = np.floor(radii.mean() * 1e3) / 1e3
@@ -31,8 +36,9 @@ def draw_curves(path: Path, methods: Mapping[str, NDArray[np.float64]], title: s
             steps,
             np.concatenate([left[:1], left])[: len(steps)],
             where="pre",
-            color=colour,
-            linewidth=1.8,
+            color=_BASELINE_COLOUR if baseline else next(colours),
+            linestyle=next(styles) if baseline else "-",
+            linewidth=1.8 if len(methods) < 4 else 1.3,
             label=f"{name}, mean radius {mean:.3f}",
         )
     axes.set_xlim(0.0, max(1.05 * largest, 1e-3))
@@ -42,7 +48,7 @@ def draw_curves(path: Path, methods: Mapping[str, NDArray[np.float64]], title: s
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=10 if len(methods) < 4 else 8)
     being_written = path.with_name(f".{path.name}.{os.getpid()}")
     figure.savefig(being_written, format="png")
     os.replace(being_written, path)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 from numpy.typing import NDArray
+from rich import box
 from rich.table import Table
 
 from dsrs_jax.certify import Certificate
@@ -47,22 +48,23 @@ def certified_accuracy(radii: NDArray[np.float64], radius: float) -> float:
 def accuracy_table(methods: Mapping[str, NDArray[np.float64]]) -> Table:
     """A column a method: certified accuracy at round radii, abstentions, mean radius.
 
-    The mean counts an abstention as 0 (the average certified radius of the literature).
+    The mean radius counts an abstention as 0 (the average certified radius of the literature).
     """
     largest = max(float(radii.max(initial=0.0)) for radii in methods.values())
     step = next((s for s in _STEPS if s * _MOST_ROWS >= largest), _STEPS[-1])
-    table = Table(title="certified accuracy")
+    table = Table(title="certified accuracy", box=box.SIMPLE_HEAD)
     table.add_column("radius", justify="right")
     for name in methods:
-        table.add_column(name, justify="right")
+        # A line for each part of a name keeps many columns within a terminal.
+        table.add_column(name.replace(", ", "\n", 1), justify="right")
     for radius in np.arange(0.0, largest + 1e-12, step):
         shares = [f"{100 * certified_accuracy(radii, radius):.1f}%" for radii in methods.values()]
         table.add_row(f"{radius:.2f}", *shares)
     table.add_section()
-    table.add_row("abstentions", *[str(int(np.sum(radii == 0))) for radii in methods.values()])
+    table.add_row("abstain", *[str(int(np.sum(radii == 0))) for radii in methods.values()])
     # Rounded down, as every radius that is shown.
     means = [np.floor(radii.mean() * 1e4) / 1e4 for radii in methods.values()]
-    table.add_row("mean radius", *[f"{mean:.4f}" for mean in means])
+    table.add_row("mean", *[f"{mean:.4f}" for mean in means])
     return table
 
 

@@ -37,6 +37,7 @@ from rich.text import Text
 from dsrs_jax import data, noise, report, sampling, train
 from dsrs_jax.certify import certify, interval, last_on_grid, lower_bound
 from dsrs_jax.certify.thresholds import pools, threshold
+from dsrs_jax.convert import cached
 from dsrs_jax.errors import UserError
 from dsrs_jax.models import (
     Classifier,
@@ -60,6 +61,9 @@ class Settings:
     data_dir: str | None = None
     split: str = "test"
     model: str | None = None
+    arch: str | None = None
+    input_scaling: str | None = None
+    dtype: str = "float32"
     noise: str | None = None
     sigma: float | None = None
     k: float | None = None
@@ -197,14 +201,20 @@ def _chosen_indices(settings: Settings, size: int) -> list[int]:
 def _classifier(
     settings: Settings, dataset: data.Dataset, out: Path, console: Console
 ) -> Classifier:
+    from_file = settings.model is not None and Path(settings.model).is_file()
+    if not from_file and (settings.arch or settings.input_scaling):
+        raise UserError("--arch and --input-scaling are for a PyTorch file given as --model")
     if settings.model is not None:
-        classifier = load_model(settings.model)
+        folder: str | Path = settings.model
+        if from_file:
+            folder = cached(folder, arch=settings.arch, scaling=settings.input_scaling)
+        classifier = load_model(folder, settings.dtype)
     elif settings.dataset != "digits":
         raise UserError(
             f"--dataset {settings.dataset} needs --model DIR; scripts/train.py makes one"
         )
     elif (out / "model").exists():
-        classifier = load_model(out / "model")
+        classifier = load_model(out / "model", settings.dtype)
     else:
         classifier = _train_digits(settings, out, console)
     metadata = classifier.metadata
@@ -248,7 +258,7 @@ def _train_digits(settings: Settings, out: Path, console: Console) -> Classifier
             on_epoch=lambda epoch, info: advance(1),
         )
     save_model(out / "model", model, metadata)
-    return load_model(out / "model")
+    return load_model(out / "model", settings.dtype)
 
 
 def _law(settings: Settings, trained: ModelMetadata) -> RadialLaw:
@@ -257,7 +267,14 @@ def _law(settings: Settings, trained: ModelMetadata) -> RadialLaw:
     eta = trained.eta if settings.eta is None else settings.eta
     if settings.noise == "gaussian":
         k, eta = 0.0, 2.0
-    return noise.generalized_gaussian(math.prod(trained.image_shape), sigma, k, eta)
+    if sigma is None or k is None:
+        raise UserError(
+            "the model does not say which noise it was trained with; give --sigma, and --k or "
+            "--noise gaussian"
+        )
+    return noise.generalized_gaussian(
+        math.prod(trained.image_shape), sigma, k, 2.0 if eta is None else eta
+    )
 
 
 def _protocol(settings: Settings, law: RadialLaw) -> _Protocol:
@@ -292,6 +309,8 @@ def _vote_settings(
         "bounds": settings.bounds,
         "seed": settings.seed,
         "arch": classifier.metadata.arch,
+        "input_scaling": classifier.metadata.scaling,
+        "dtype": settings.dtype,
         "model": fingerprint(classifier),
     }
 

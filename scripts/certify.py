@@ -17,18 +17,15 @@ The same command continues a run that was interrupted. `--help` lists the option
 import argparse
 import dataclasses
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 
 from dsrs_jax import pipeline, published
+from dsrs_jax.command_line import OneLineParser, exit_code
 from dsrs_jax.data import DATASETS, IMAGE_SHAPES, SPLITS
 from dsrs_jax.errors import UserError
-
-
-class _OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+from dsrs_jax.models import ARCHITECTURES, DTYPES, SCALINGS
 
 
 def parse(argv: list[str] | None) -> pipeline.Settings | published.Settings:
@@ -38,7 +35,7 @@ def parse(argv: list[str] | None) -> pipeline.Settings | published.Settings:
         UserError: an option that does not go with the others.
     """
     default = pipeline.Settings()
-    parser = _OneLineParser(
+    parser = OneLineParser(
         prog="certify.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -49,7 +46,14 @@ def parse(argv: list[str] | None) -> pipeline.Settings | published.Settings:
     option("--dataset", choices=IMAGE_SHAPES)
     option("--data-dir", metavar="DIR", help="folder with the files of --dataset mnist")
     option("--split", choices=SPLITS)
-    option("--model", metavar="DIR", help="a checkpoint; digits train one where none is given")
+    option(
+        "--model",
+        metavar="DIR|FILE",
+        help="a checkpoint, ours or a PyTorch .pth.tar; digits train one where none is given",
+    )
+    option("--arch", choices=ARCHITECTURES, help="of a PyTorch file that does not say it")
+    option("--input-scaling", choices=SCALINGS, help="of a PyTorch file, which never says it")
+    option("--dtype", choices=DTYPES, help=f"of the model's arithmetic; {default.dtype}")
     noise = parser.add_argument_group("smoothing law P (default: what the model was trained with)")
     noise.add_argument("--noise", choices=("gaussian", "general-gaussian"))
     noise.add_argument("--sigma", type=float, metavar="S", help="in pixel units, images in [0, 1]")
@@ -132,20 +136,15 @@ def _spelled(name: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 2 a mistake of the user's, 130 interrupted (the same command goes on)."""
-    console = Console()
-    try:
+
+    def action() -> None:
         settings = parse(argv)
         if isinstance(settings, published.Settings):
-            published.run(settings, console)
+            published.run(settings, Console())
         else:
-            pipeline.run(settings, console)
-    except UserError as error:
-        print(f"certify.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("certify.py: interrupted; the same command continues this run", file=sys.stderr)
-        return 130
-    return 0
+            pipeline.run(settings, Console())
+
+    return exit_code("certify.py", action, interrupted="the same command continues this run")
 
 
 if __name__ == "__main__":

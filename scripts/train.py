@@ -9,27 +9,21 @@ import argparse
 import math
 import sys
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
 from dsrs_jax import data, noise
+from dsrs_jax.command_line import OneLineParser, exit_code
 from dsrs_jax.errors import UserError
 from dsrs_jax.models import ARCHITECTURES, ModelMetadata, save_model
 from dsrs_jax.train import EpochInfo, train
-
-
-class _OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
-
 
 _ARCH = {"digits": "digits_cnn", "mnist": "mnist_43"}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The settings that a command line gives."""
-    parser = _OneLineParser(
+    parser = OneLineParser(
         prog="train.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -95,16 +89,9 @@ def run(settings: argparse.Namespace, console: Console) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 2 a mistake of the user's, 130 interrupted."""
-    settings = parse(argv)
-    try:
-        run(settings, Console())
-    except UserError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("train.py: interrupted; nothing was saved", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(
+        "train.py", lambda: run(parse(argv), Console()), interrupted="nothing was saved"
+    )
 
 
 if __name__ == "__main__":

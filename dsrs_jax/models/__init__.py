@@ -1,22 +1,32 @@
 """Flax classifiers, each beginning with its own input scaling, and their checkpoints."""
 
 from dsrs_jax.models.checkpoint import (
+    DTYPES,
     Classifier,
     ModelMetadata,
     fingerprint,
     load_model,
+    parameters_of,
     save_model,
+    with_parameters,
 )
 from dsrs_jax.models.registry import ARCHITECTURES, Architecture, architecture, build
+from dsrs_jax.models.scaling import SCALINGS, default_scaling, input_scaling
 
 __all__ = [
     "ARCHITECTURES",
+    "DTYPES",
+    "SCALINGS",
     "Architecture",
     "Classifier",
     "ModelMetadata",
     "architecture",
     "build",
+    "default_scaling",
     "fingerprint",
+    "input_scaling",
     "load_model",
+    "parameters_of",
     "save_model",
+    "with_parameters",
 ]

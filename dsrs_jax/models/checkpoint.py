@@ -24,11 +24,12 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32
 
 from dsrs_jax.errors import UserError
-from dsrs_jax.models.registry import architecture
+from dsrs_jax.models.registry import architecture, build
 
 FORMAT = 1
 METADATA_FILE = "metadata.json"
 PARAMETERS_FOLDER = "parameters"
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,21 +37,27 @@ class ModelMetadata:
     """Where a model comes from.
 
     `sigma`, `k` and `eta` are those of the noise that it was trained under (sigma in [0, 1] pixel
-    units). The fields with a default are None where nobody recorded them.
+    units). `scaling` is that of its input, None for the one that the data set has by default. A
+    converted model names its `source` file, that file's SHA-256 and its number of parameters.
+    Everything is None where nobody recorded it.
     """
 
     arch: str
     dataset: str
     image_shape: tuple[int, int, int]
     classes: int
-    sigma: float
-    k: float
-    eta: float
+    sigma: float | None = None
+    k: float | None = None
+    eta: float | None = None
+    scaling: str | None = None
     method: str | None = None
     epochs: int | None = None
     batch: int | None = None
     learning_rate: float | None = None
     seed: int | None = None
+    source: str | None = None
+    source_sha256: str | None = None
+    parameters: int | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -119,8 +126,10 @@ def save_model(path: str | Path, model: nnx.Module | Classifier, metadata: Model
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def load_model(path: str | Path) -> Classifier:
+def load_model(path: str | Path, dtype: str = "float32") -> Classifier:
     """The classifier in the checkpoint folder `path`, on the default device of this process.
+
+    Its arithmetic is done in `dtype`, float32 or bfloat16.
 
     Raises UserError, in one line, when there is no checkpoint, when it is damaged, or when its
     parameters are not those of its architecture. No other process has to take part.
@@ -134,16 +143,43 @@ def load_model(path: str | Path) -> Classifier:
             f"{path}: {metadata.arch} takes images {arch.image_shape} and has {arch.classes} "
             f"classes, its metadata says {metadata.image_shape} and {metadata.classes}"
         )
-    model = nnx.eval_shape(lambda: arch.module(rngs=nnx.Rngs(0)))
-    graphdef, abstract = nnx.split(_inference_view(model))
-    expected = _names(abstract)
+    expected = parameters_of(metadata)
     _check_parameters(expected, content.get("parameters"), metadata.arch, path)
     arrays = _read_arrays(path, expected)
     if _fingerprint(arrays) != content.get("fingerprint"):
         raise UserError(f"{path} is damaged: its parameters do not have the recorded fingerprint")
-    leaves = [jax.numpy.asarray(arrays[name]) for name in expected]
+    return with_parameters(metadata, arrays, dtype)
+
+
+def parameters_of(metadata: ModelMetadata) -> dict[str, jax.ShapeDtypeStruct]:
+    """Name -> shape and type of every parameter and stored average of the described model."""
+    return _names(_abstract(metadata, "float32")[1])
+
+
+def with_parameters(
+    metadata: ModelMetadata, arrays: dict[str, np.ndarray], dtype: str = "float32"
+) -> Classifier:
+    """The described model with these parameters, by the names of `parameters_of`."""
+    graphdef, abstract = _abstract(metadata, dtype)
+    leaves = [jax.numpy.asarray(arrays[name]) for name in _names(abstract)]
     state = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
     return Classifier(state, graphdef, metadata)
+
+
+def _abstract(metadata: ModelMetadata, dtype: str) -> tuple[nnx.GraphDef, Any]:
+    if dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
+
+    def make() -> nnx.Module:
+        return build(
+            metadata.arch,
+            0,
+            dataset=metadata.dataset,
+            scaling=metadata.scaling,
+            dtype=jax.numpy.dtype(dtype),
+        )
+
+    return nnx.split(_inference_view(nnx.eval_shape(make)))
 
 
 def _inference_view(model: nnx.Module) -> nnx.Module:

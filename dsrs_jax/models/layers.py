@@ -1,13 +1,19 @@
 """Layers with everything said that Flax would otherwise take from its surroundings.
 
-float32 is explicit in parameters and arithmetic, so that a model does not change when 64-bit mode
-is on around it; padding is symmetric and explicit, as in published PyTorch checkpoints ("SAME"
-pads a strided layer on one side only).
+Parameters are float32 whatever 64-bit mode says; `dtype` is that of the arithmetic. Padding is
+symmetric and explicit, as in published PyTorch checkpoints ("SAME" pads a strided layer on one
+side only).
 """
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float
+
+# PyTorch's: added to the variance, and the share of the old average that a batch keeps.
+_EPSILON, _MOMENTUM = 1e-5, 0.9
 
 
 def convolution(
@@ -15,40 +21,83 @@ def convolution(
     channels_out: int,
     *,
     kernel: int,
-    stride: int,
-    padding: int,
     rngs: nnx.Rngs,
+    stride: int = 1,
+    padding: int = 0,
+    bias: bool = True,
+    dtype: Any = jnp.float32,
 ) -> nnx.Conv:
-    """A square convolution with bias over NHWC features, weights (H, W, in, out)."""
+    """A square convolution over NHWC features, weights (H, W, in, out)."""
     return nnx.Conv(
         channels_in,
         channels_out,
         kernel_size=(kernel, kernel),
         strides=(stride, stride),
         padding=((padding, padding), (padding, padding)),
+        use_bias=bias,
         kernel_init=nnx.initializers.he_normal(dtype=jnp.float32),
-        dtype=jnp.float32,
+        dtype=dtype,
         param_dtype=jnp.float32,
         rngs=rngs,
     )
 
 
-def dense(features_in: int, features_out: int, *, rngs: nnx.Rngs) -> nnx.Linear:
+def dense(
+    features_in: int, features_out: int, *, rngs: nnx.Rngs, dtype: Any = jnp.float32
+) -> nnx.Linear:
     """A dense layer with bias, weights (in, out)."""
     return nnx.Linear(
         features_in,
         features_out,
         kernel_init=nnx.initializers.he_normal(dtype=jnp.float32),
-        dtype=jnp.float32,
+        dtype=dtype,
         param_dtype=jnp.float32,
         rngs=rngs,
     )
 
 
-def scale_to_unit_range(images: Float[Array, "*shape"]) -> Float32[Array, "*shape"]:
-    """[0, 1] → [−1, 1] in float32: (x − 0.5) / 0.5."""
-    half = jnp.float32(0.5)
-    return (images.astype(jnp.float32) - half) / half
+def batch_norm(channels: int, *, rngs: nnx.Rngs, dtype: Any = jnp.float32) -> nnx.BatchNorm:
+    """Batch normalisation over the last axis; a `Classifier` runs it on its stored averages."""
+    return nnx.BatchNorm(
+        channels,
+        momentum=_MOMENTUM,
+        epsilon=_EPSILON,
+        dtype=dtype,
+        param_dtype=jnp.float32,
+        rngs=rngs,
+    )
+
+
+def max_pool(
+    features: Float[Array, "images height width channels"],
+    *,
+    side: int,
+    stride: int,
+    padding: int = 0,
+) -> Float[Array, "images pooled_height pooled_width channels"]:
+    """The largest entry of each square window; padding never wins."""
+    return nnx.max_pool(
+        features, (side, side), strides=(stride, stride), padding=((padding, padding),) * 2
+    )
+
+
+def average_pool(
+    features: Float[Array, "images height width channels"], *, side: int
+) -> Float[Array, "images pooled_height pooled_width channels"]:
+    """The mean of each square window, windows side by side; `side` divides height and width."""
+    images, height, width, channels = features.shape
+    windows = features.reshape(images, height // side, side, width // side, side, channels)
+    return jnp.mean(windows, axis=(2, 4))
+
+
+def flatten(features: Float[Array, "images *rest"]) -> Float[Array, "images features"]:
+    """(N, H, W, C) → (N, H·W·C)."""
+    return jnp.reshape(features, (features.shape[0], -1))
+
+
+def logits(features: Float[Array, "images classes"]) -> Float[Array, "images classes"]:
+    """In float32 whatever the arithmetic was: votes compare them."""
+    return jax.lax.convert_element_type(features, jnp.float32)
 
 
 def check_images(images: Float[Array, "..."], image_shape: tuple[int, int, int]) -> None:

@@ -1,29 +1,68 @@
-"""The registry of architectures.
+"""The registry of architectures, by the names that published checkpoints carry.
 
 A new architecture is one new file with a module class, and one line in `_REGISTRY`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
 
 from dsrs_jax.errors import UserError
-from dsrs_jax.models import digits_cnn, mnist_43
+from dsrs_jax.models import (
+    digits_cnn,
+    fashion_22full,
+    lenet,
+    mnist_43,
+    resnet,
+    wide_resnet_imagenet64,
+)
+from dsrs_jax.models.scaling import default_scaling, input_scaling
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What an architecture expects and returns: images (N, *image_shape) → logits (N, classes)."""
+    """What an architecture expects and returns: images (N, *image_shape) → logits (N, classes).
 
+    `dataset` is the one that its published checkpoints are for.
+    """
+
+    dataset: str
     image_shape: tuple[int, int, int]
     classes: int
     module: Callable[..., nnx.Module]
 
 
 _REGISTRY = {
-    "digits_cnn": Architecture(digits_cnn.IMAGE_SHAPE, digits_cnn.CLASSES, digits_cnn.DigitsCNN),
-    "mnist_43": Architecture(mnist_43.IMAGE_SHAPE, mnist_43.CLASSES, mnist_43.MNIST43),
+    "digits_cnn": Architecture(
+        "digits", digits_cnn.IMAGE_SHAPE, digits_cnn.CLASSES, digits_cnn.DigitsCNN
+    ),
+    "mnist_43": Architecture("mnist", mnist_43.IMAGE_SHAPE, mnist_43.CLASSES, mnist_43.MNIST43),
+    "lenet": Architecture("mnist", lenet.IMAGE_SHAPE, lenet.CLASSES, lenet.LeNet),
+    "fashion_22full": Architecture(
+        "fashionmnist",
+        fashion_22full.IMAGE_SHAPE,
+        fashion_22full.CLASSES,
+        fashion_22full.Fashion22Full,
+    ),
+    "cifar_resnet20": Architecture(
+        "cifar10", resnet.CIFAR_SHAPE, resnet.CIFAR_CLASSES, partial(resnet.CifarResNet, 20)
+    ),
+    "cifar_resnet110": Architecture(
+        "cifar10", resnet.CIFAR_SHAPE, resnet.CIFAR_CLASSES, partial(resnet.CifarResNet, 110)
+    ),
+    "wide_resnet_imagenet64": Architecture(
+        "tinyimagenet",
+        wide_resnet_imagenet64.IMAGE_SHAPE,
+        wide_resnet_imagenet64.CLASSES,
+        wide_resnet_imagenet64.WideResNetImageNet64,
+    ),
+    "resnet50": Architecture(
+        "imagenet", resnet.IMAGENET_SHAPE, resnet.IMAGENET_CLASSES, resnet.ResNet50
+    ),
 }
 ARCHITECTURES = tuple(_REGISTRY)
 
@@ -35,6 +74,24 @@ def architecture(name: str) -> Architecture:
     return _REGISTRY[name]
 
 
-def build(name: str, seed: int) -> nnx.Module:
-    """An untrained model of the architecture `name`; its weights depend on `seed` alone."""
-    return architecture(name).module(rngs=nnx.Rngs(seed))
+def build(
+    name: str,
+    seed: int,
+    *,
+    dataset: str | None = None,
+    scaling: str | None = None,
+    dtype: Any = jnp.float32,
+) -> nnx.Module:
+    """An untrained model of the architecture `name`; its weights depend on `seed` alone.
+
+    Args:
+        name: one of ARCHITECTURES.
+        seed: of the initial weights.
+        dataset: whose input scaling it has; None for the architecture's own.
+        scaling: `standardize` or `center`; None for the one of published checkpoints.
+        dtype: of the arithmetic; parameters and logits are float32.
+    """
+    found = architecture(name)
+    dataset = dataset or found.dataset
+    first = input_scaling(dataset, scaling or default_scaling(dataset))
+    return found.module(scaling=first, rngs=nnx.Rngs(seed), dtype=dtype)

@@ -184,9 +184,7 @@ def test_damaged_metadata(checkpoint, text):
     assert "metadata.json" in message_of(checkpoint)
 
 
-@pytest.mark.parametrize(
-    "field", ["arch", "dataset", "image_shape", "classes", "sigma", "k", "eta"]
-)
+@pytest.mark.parametrize("field", ["arch", "dataset", "image_shape", "classes"])
 def test_metadata_lacking_a_field(checkpoint, field):
     edit(checkpoint, lambda content: content["model"].pop(field))
     assert field in message_of(checkpoint)

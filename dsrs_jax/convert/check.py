@@ -1,0 +1,75 @@
+"""The second way to a converted model's logits: PyTorch itself, from the same file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dsrs_jax.convert.checkpoint import read_tensors
+from dsrs_jax.convert.layouts import PREFIXES
+from dsrs_jax.models import Classifier, default_scaling, input_scaling
+
+
+class Difference(NamedTuple):
+    """Largest absolute difference of two sets of logits, and the largest of the logits."""
+
+    largest: float
+    scale: float
+
+    @property
+    def relative(self) -> float:
+        """Of the largest logit."""
+        return self.largest / max(self.scale, float(np.finfo(np.float32).tiny))
+
+
+def logit_difference(file: str | Path, classifier: Classifier, images: int = 8) -> Difference:
+    """Compares a converted classifier with a PyTorch forward pass of the file it came from.
+
+    The images are random, with noise of standard deviation 1 around the middle of [0, 1].
+    """
+    import torch
+
+    from dsrs_jax.convert.pytorch_models import pytorch_model
+
+    metadata = classifier.metadata
+    network = pytorch_model(metadata.arch)
+    tensors = read_tensors(Path(file))[1]
+    wanted = network.state_dict()
+    prefix = max(PREFIXES, key=lambda p: _hits(p, tensors, wanted))
+    found = {_ranked(name.removeprefix(prefix), tensors, prefix): t for name, t in tensors.items()}
+    ranked = {_ranked(name, wanted, ""): name for name in wanted}
+    network.load_state_dict(
+        # Old files lack the counters of batch norm, which change nothing here.
+        wanted | {ranked[name]: torch.from_numpy(t.copy()) for name, t in found.items()}
+    )
+    shape = (images, *metadata.image_shape)
+    noisy = np.random.default_rng(0).normal(0.5, 1.0, shape).astype(np.float32)
+    kind = metadata.scaling or default_scaling(metadata.dataset)
+    scaling = input_scaling(metadata.dataset, kind)
+    mean, deviation = np.array([scaling.mean, scaling.deviation], dtype=np.float32)
+    scaled = (noisy - mean) / deviation
+    with torch.no_grad():
+        pixels = torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))
+        theirs = network.eval()(pixels).numpy()
+    ours = np.asarray(jax.jit(Classifier.__call__)(classifier, jnp.asarray(noisy)))
+    return Difference(float(np.abs(ours - theirs).max()), float(np.abs(theirs).max()))
+
+
+def _hits(prefix: str, tensors: Mapping[str, object], wanted: Mapping[str, object]) -> int:
+    names = {_ranked(n.removeprefix(prefix), tensors, prefix) for n in tensors if prefix in n[:9]}
+    return len(names & {_ranked(name, wanted, "") for name in wanted})
+
+
+def _ranked(name: str, among: Mapping[str, object], prefix: str) -> str:
+    """A name whose leading number, if it has one, is its rank: layers without weights may vary."""
+    first, _, rest = name.partition(".")
+    if not first.isdigit():
+        return name
+    heads = {other.removeprefix(prefix).partition(".")[0] for other in among}
+    numbers = sorted(int(head) for head in heads if head.isdigit())
+    return f"{numbers.index(int(first))}.{rest}"

@@ -1,0 +1,125 @@
+"""From the tensors of a published checkpoint to the parameters of our models.
+
+Most of our attributes are named as PyTorch's, so a name is translated leaf by leaf
+(`layer1.0.bn1.running_mean` → `layer1.0.bn1.mean`). Convolutions go from (out, in, H, W) to
+(H, W, in, out), dense layers from (out, in) to (in, out); a dense layer that follows a flattening
+is reordered too, because PyTorch flattens (C, H, W) and we flatten (H, W, C).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import jax
+import numpy as np
+
+from dsrs_jax.errors import UserError
+
+# `Sequential` of input scaling and network, with or without `DataParallel` around either.
+PREFIXES = ("", "module.", "1.", "1.module.", "module.1.")
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+_COUNTER = "num_batches_tracked"  # of a batch norm; recent files have it, nothing depends on it
+# Networks that were published as a bare `Sequential`: its layers with parameters, in order.
+_SEQUENTIAL = {
+    "mnist_43": ("conv1", "conv2", "conv3", "conv4", "dense1", "dense2", "dense3"),
+    "fashion_22full": ("conv1", "bn1", "conv2", "bn2", "fc1", "fc2"),
+}
+# The (C, H, W) that a dense layer's input was flattened from.
+_FLATTENED = {
+    ("mnist_43", "dense1"): (64, 7, 7),
+    ("lenet", "fc1"): (50, 4, 4),
+    ("fashion_22full", "fc1"): (64, 8, 8),
+    ("wide_resnet_imagenet64", "linear"): (640, 2, 2),
+}
+
+
+def parameters_from(
+    tensors: Mapping[str, np.ndarray], arch: str, expected: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, np.ndarray]:
+    """Our parameters from a checkpoint's tensors: each of either is used exactly once.
+
+    Args:
+        tensors: name -> tensor of the file.
+        arch: name of the architecture.
+        expected: name -> shape of our parameters (`models.parameters_of`).
+
+    Raises:
+        UserError: names the first tensor that is missing, not known, or of another shape.
+    """
+    candidates = [_names(tensors, arch, expected, prefix) for prefix in PREFIXES]
+    names = max(candidates, key=lambda found: sum(name in tensors for name in found.values()))
+    for name in names.values():
+        if name not in tensors:
+            raise UserError(f"the tensor {name} of {arch} is missing")
+    counters = {_replace_leaf(name, _COUNTER) for ours, name in names.items() if _is_mean(ours)}
+    known = set(names.values()) | counters
+    for name in tensors:
+        if name not in known:
+            raise UserError(f"the tensor {name} is not part of {arch}")
+    return {
+        ours: _converted(tensors[name], name, arch, ours, expected[ours].shape)
+        for ours, name in names.items()
+    }
+
+
+def _names(
+    tensors: Mapping[str, np.ndarray],
+    arch: str,
+    expected: Iterable[str],
+    prefix: str,
+) -> dict[str, str]:
+    """Our name -> the file's, if its names begin with `prefix`."""
+    modules: dict[str, str] = {}
+    if arch in _SEQUENTIAL:
+        inner = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
+        numbers = sorted({int(name.split(".")[0]) for name in inner if name[0].isdigit()})
+        # One more number than layers would be named as not known, one less as missing.
+        numbers += [-1] * (len(_SEQUENTIAL[arch]) - len(numbers))
+        modules = {
+            ours: str(n) if n >= 0 else ours
+            for ours, n in zip(_SEQUENTIAL[arch], numbers, strict=False)
+        }
+    names = {}
+    for ours in expected:
+        module, leaf = ours.rsplit(".", 1)
+        names[ours] = f"{prefix}{modules.get(module, module)}.{_LEAVES[leaf]}"
+    return names
+
+
+def _converted(
+    tensor: np.ndarray, name: str, arch: str, ours: str, shape: tuple[int, ...]
+) -> np.ndarray:
+    if not np.issubdtype(tensor.dtype, np.floating):
+        raise UserError(f"the tensor {name} holds {tensor.dtype}, not floating-point numbers")
+    result = tensor
+    if tensor.ndim == 4:
+        result = tensor.transpose(2, 3, 1, 0)
+    elif tensor.ndim == 2:
+        flattened = _FLATTENED.get((arch, ours.rsplit(".", 1)[0]))
+        if flattened is not None and tensor.shape[1] == np.prod(flattened):
+            result = tensor.reshape(-1, *flattened).transpose(2, 3, 1, 0)
+            result = result.reshape(-1, len(tensor))
+        else:
+            result = tensor.T
+    if result.shape != shape:
+        wanted = shape
+        if len(shape) == 4:
+            wanted = (shape[3], shape[2], shape[0], shape[1])
+        elif len(shape) == 2:
+            wanted = shape[::-1]
+        raise UserError(f"the tensor {name} has shape {tensor.shape}, {arch} needs {wanted}")
+    return np.ascontiguousarray(result, dtype=np.float32)
+
+
+def _is_mean(name: str) -> bool:
+    return name.endswith(".mean")
+
+
+def _replace_leaf(name: str, leaf: str) -> str:
+    return f"{name.rsplit('.', 1)[0]}.{leaf}"

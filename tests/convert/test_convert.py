@@ -1,0 +1,266 @@
+"""Checkpoints as they exist in the wild become classifiers with PyTorch's logits, or are refused.
+
+The PyTorch networks are written from the published descriptions, with random weights, biases and
+batch-norm statistics, so that no layer can hide.
+"""
+
+import importlib.util
+import pickle
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsrs_jax import models
+from dsrs_jax.convert import cached, convert
+from dsrs_jax.errors import UserError
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+from dsrs_jax.convert.pytorch_models import pytorch_model  # noqa: E402  (needs torch)
+
+ROOT = Path(__file__).resolve().parents[2]
+PUBLISHED = [name for name in models.ARCHITECTURES if name != "digits_cnn"]
+
+
+def _load_script(name: str) -> ModuleType:
+    file = ROOT / "scripts" / name
+    specification = importlib.util.spec_from_file_location(f"{file.stem}_for_convert", file)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+script = _load_script("convert.py")
+
+
+def random_network(arch: str) -> Any:
+    generator = torch.Generator().manual_seed(5)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        network = pytorch_model(arch)
+    for name, buffer in network.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.3, generator=generator)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 2, generator=generator)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.empty_like(parameter).normal_(0, 0.2, generator=generator))
+    return network.eval()
+
+
+def saved(folder: Path, arch: str, prefix: str = "1.", **more: Any) -> Path:
+    state = {prefix + name: value for name, value in random_network(arch).state_dict().items()}
+    file = folder / "checkpoint.pth.tar"
+    torch.save({"arch": arch, "epoch": 90, "state_dict": state, "optimizer": {}} | more, file)
+    return file
+
+
+def pytorch_logits(arch: str, images: np.ndarray, mean: Any, deviation: Any) -> np.ndarray:
+    scaled = (images - np.float32(mean)) / np.float32(deviation)
+    with torch.no_grad():
+        pixels = torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))
+        return random_network(arch)(pixels).numpy()
+
+
+# As published: what a checkpoint of each data set does to its input (issue of the papers).
+STATISTICS = {
+    1: ((0.5,), (0.5,)),
+    "cifar_resnet20": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar_resnet110": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "wide_resnet_imagenet64": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
+    "resnet50": ((0.485, 0.456, 0.406), (1.0, 1.0, 1.0)),
+}
+
+
+@pytest.mark.parametrize("arch", PUBLISHED)
+def test_logits_are_pytorchs(arch: str, tmp_path: Path) -> None:
+    prefix = "1.module." if arch == "resnet50" else "1."
+    classifier = convert(saved(tmp_path, arch, prefix))
+    shape = classifier.metadata.image_shape
+    images = np.random.default_rng(1).normal(0.5, 1.0, (2, *shape)).astype(np.float32)
+    mean, deviation = STATISTICS.get(arch, STATISTICS[1])
+    theirs = pytorch_logits(arch, images, mean, deviation)
+    logits = np.asarray(jax.jit(models.Classifier.__call__)(classifier, jnp.asarray(images)))
+    assert logits.dtype == np.float32 and np.ptp(theirs) > 0.1
+    np.testing.assert_allclose(logits, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "1.", "1.module.", "module.1."])
+@pytest.mark.parametrize("arch", ["mnist_43", "lenet"])
+def test_every_layout_gives_the_same_model(prefix: str, arch: str, tmp_path: Path) -> None:
+    file = saved(tmp_path, arch, prefix)
+    expected = models.fingerprint(convert(saved(tmp_path, arch)))
+    saved(tmp_path, arch, prefix)
+    assert models.fingerprint(convert(file)) == expected
+    state = torch.load(file, weights_only=True)["state_dict"]
+    torch.save(state, file)  # a bare state dict
+    with pytest.raises(UserError, match="give --arch"):
+        convert(file)
+    assert models.fingerprint(convert(file, arch=arch)) == expected
+
+
+def test_old_files_without_batch_counters_and_other_numbers_of_layers(tmp_path: Path) -> None:
+    arch = "fashion_22full"
+    file = saved(tmp_path, arch)
+    expected = models.fingerprint(convert(file))
+    state = torch.load(file, weights_only=True)["state_dict"]
+    assert any(name.endswith("num_batches_tracked") for name in state)
+    old = {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}
+    torch.save({"arch": arch, "state_dict": old}, file)
+    assert models.fingerprint(convert(file)) == expected
+    # Layers without weights may be other ones: a drop-out before the last would renumber it.
+    moved = {name.replace("1.11.", "1.12."): tensor for name, tensor in old.items()}
+    torch.save({"arch": arch, "state_dict": moved}, file)
+    assert models.fingerprint(convert(file)) == expected
+    assert script.main([str(file), str(tmp_path / "out"), "--check"]) == 0
+
+
+def test_the_command_writes_a_model_that_loads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = saved(tmp_path, "cifar_resnet20"), tmp_path / "out"
+    assert script.main([str(file), str(out), "--check", "--sigma", "0.5", "--k", "1530"]) == 0
+    assert "largest difference from PyTorch's logits" in capsys.readouterr().out
+    metadata = models.load_model(out).metadata
+    assert (metadata.arch, metadata.dataset, metadata.scaling) == (
+        "cifar_resnet20",
+        "cifar10",
+        "standardize",
+    )
+    assert (metadata.sigma, metadata.k, metadata.source) == (0.5, 1530.0, "checkpoint.pth.tar")
+    assert metadata.parameters == sum(
+        p.numel() for p in pytorch_model("cifar_resnet20").parameters()
+    )
+    # bfloat16 arithmetic: the same model, roughly.
+    images = jnp.asarray(np.random.default_rng(0).random((2, 32, 32, 3), np.float32))
+    exact, rough = (models.load_model(out, dtype)(images) for dtype in ("float32", "bfloat16"))
+    assert rough.dtype == jnp.float32
+    difference = np.abs(np.asarray(exact - rough)).max() / np.abs(np.asarray(exact)).max()
+    assert 1e-5 < difference < 0.1
+
+
+def test_the_input_scaling_can_be_chosen(tmp_path: Path) -> None:
+    file = saved(tmp_path, "lenet")
+    centered = convert(file, scaling="center")
+    images = np.random.default_rng(1).normal(0.5, 1.0, (2, 28, 28, 1)).astype(np.float32)
+    theirs = pytorch_logits("lenet", images, 0.5, 1.0)
+    np.testing.assert_allclose(centered(jnp.asarray(images)), theirs, atol=1e-5)
+
+
+def test_the_cache_is_keyed_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSRS_CACHE", str(tmp_path / "cache"))
+    file = saved(tmp_path, "lenet")
+    first = cached(file)
+    stamp = (first / "metadata.json").stat().st_mtime_ns
+    assert cached(file) == first and (first / "metadata.json").stat().st_mtime_ns == stamp
+    assert cached(file, scaling="center") != first
+    torch.save({"arch": "lenet", "state_dict": pytorch_model("lenet").state_dict()}, file)
+    assert cached(file) != first
+
+
+def test_certify_takes_the_file_itself(
+    mnist_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DSRS_CACHE", str(tmp_path / "cache"))
+    file, folder = saved(tmp_path, "lenet"), tmp_path / "converted"
+    assert script.main([str(file), str(folder)]) == 0
+    common = ["--dataset", "mnist", "--data-dir", str(mnist_dir), "--n", "40", "--stop", "2"]
+    common += ["--q-inside", "0.5"]
+    noise = ["--sigma", "0.1", "--noise", "gaussian"]
+    certify = _load_script("certify.py")
+    for name, model in (("a", file), ("b", folder)):
+        out = ["--out", str(tmp_path / name)]
+        assert certify.main([*common, *noise, "--model", str(model), *out]) == 0
+    votes = [(tmp_path / name / "votes.jsonl").read_bytes() for name in "ab"]
+    assert votes[0] == votes[1]
+    capsys.readouterr()
+    assert certify.main([*common, "--model", str(file), "--out", str(tmp_path / "c")]) == 2
+    assert "give --sigma" in capsys.readouterr().err
+    assert certify.main([*common, "--model", str(folder), "--input-scaling", "center"]) == 2
+    assert "for a PyTorch file" in capsys.readouterr().err
+
+
+class Runs:
+    """What an attacker would put into a pickle."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return (Path.touch, (Path("executed"),))
+
+
+def _write_bad(kind: str, file: Path) -> None:
+    good = saved(file.parent, "lenet")
+    content = good.read_bytes()
+    state = torch.load(good, weights_only=True)["state_dict"]
+    if kind == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    elif kind == "empty":
+        file.write_bytes(b"")
+    elif kind == "text":
+        file.write_text("not a checkpoint\n")
+    elif kind == "pickle":
+        file.write_bytes(pickle.dumps(["some", "list"]))
+    elif kind == "list":
+        torch.save([1, 2], file)
+    elif kind == "code":
+        torch.save({"arch": "lenet", "state_dict": state, "x": Runs()}, file)
+    elif kind == "code in a plain pickle":
+        file.write_bytes(pickle.dumps(Runs()))
+    elif kind == "arch":
+        torch.save({"arch": "vit_b_16", "state_dict": state}, file)
+    elif kind == "missing":
+        del state["1.fc1.bias"]
+        torch.save({"arch": "lenet", "state_dict": state}, file)
+    elif kind == "extra":
+        torch.save({"arch": "lenet", "state_dict": state | {"1.fc3.bias": torch.ones(3)}}, file)
+    elif kind == "shape":
+        state["1.fc2.weight"] = torch.ones(10, 501)
+        torch.save({"arch": "lenet", "state_dict": state}, file)
+    elif kind == "integers":
+        state["1.fc2.bias"] = torch.ones(10, dtype=torch.int32)
+        torch.save({"arch": "lenet", "state_dict": state}, file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("no file", "no such file"),
+        ("truncated", "damaged"),
+        ("empty", "damaged"),
+        ("text", "not a PyTorch checkpoint"),
+        ("pickle", "checkpoint"),
+        ("list", "holds no state dict"),
+        ("code", "was not executed"),
+        ("code in a plain pickle", "checkpoint"),
+        ("arch", "unknown architecture 'vit_b_16'; known: digits_cnn"),
+        ("missing", "the tensor 1.fc1.bias of lenet is missing"),
+        ("extra", "the tensor 1.fc3.bias is not part of lenet"),
+        ("shape", "the tensor 1.fc2.weight has shape (10, 501), lenet needs (10, 500)"),
+        ("integers", "the tensor 1.fc2.bias holds int32"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(
+    kind: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "bad.pth.tar"
+    _write_bad(kind, file)
+    before = set(tmp_path.iterdir())
+    assert script.main([str(file), str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("convert.py: ") and message in error
+    assert set(tmp_path.iterdir()) == before  # nothing written, nothing executed

@@ -77,7 +77,7 @@ class Bottleneck(nnx.Module):
         return jax.nn.relu(residual + _shortcut(self.downsample, features))
 
 
-def _downsample(channels_in: int, channels: int, stride: int, **common: Any) -> nnx.List | None:
+def _downsample(channels_in: int, channels: int, stride: int, **common: Any) -> Any:
     """The shortcut of a block that changes the shape: a 1x1 convolution and a batch norm."""
     if stride == 1 and channels_in == channels:
         return None
@@ -85,7 +85,7 @@ def _downsample(channels_in: int, channels: int, stride: int, **common: Any) -> 
     return nnx.List([projection, batch_norm(channels, **common)])
 
 
-def _shortcut(downsample: nnx.List | None, features: Float[Array, "..."]) -> Float[Array, "..."]:
+def _shortcut(downsample: Any, features: Float[Array, "..."]) -> Float[Array, "..."]:
     for layer in downsample or ():
         features = layer(features)
     return features
@@ -98,7 +98,7 @@ def _stage(
     blocks: int,
     stride: int,
     **common: Any,
-) -> nnx.List:
+) -> Any:
     wide = channels * block.expansion
     first = block(channels_in, channels, stride, **common)
     return nnx.List([first, *(block(wide, channels, 1, **common) for _ in range(blocks - 1))])

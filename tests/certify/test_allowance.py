@@ -64,6 +64,42 @@ def integral(
     raise AssertionError("the integral did not converge")
 
 
+def root(
+    f: Callable[[Numbers, NDArray[np.int64]], Numbers], low: Numbers, high: Numbers
+) -> Numbers:
+    """Where f turns from positive to negative, for each entry; f(x, rows) is of these entries.
+
+    Chandrupatla's method (Advances in Engineering Software 28, 1997): inverse quadratic
+    interpolation where it can be trusted, bisection elsewhere, so a jump is found too.
+    """
+    everyone = np.arange(len(low))
+    a, b, found = high.copy(), low.copy(), low.copy()
+    fa, fb, t = f(a, everyone), f(b, everyone), np.full_like(low, 0.5)
+    rows = everyone
+    for _ in range(200):
+        x = a + t * (b - a)
+        fx = f(x, rows)
+        same = (fx > 0) == (fa > 0)
+        c, fc = np.where(same, a, b), np.where(same, fa, fb)
+        b, fb = np.where(same, b, a), np.where(same, fb, fa)
+        a, fa = x, fx
+        best = np.where(np.abs(fa) < np.abs(fb), a, b)
+        found[rows] = best
+        least = (4 * np.finfo(Wide).eps * (np.abs(best) + Wide(1e-3))) / np.abs(b - a)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
+            t = fa / (fb - fa) * fc / (fb - fc) + (c - a) / (b - a) * fa / (fc - fa) * fb / (
+                fc - fb
+            )
+            trusted = (phi**2 < xi) & ((1 - phi) ** 2 < 1 - xi) & np.isfinite(t)
+        t = np.clip(np.where(trusted, t, 0.5), np.minimum(least, 0.5), 1 - np.minimum(least, 0.5))
+        left = (least < 0.5) & (fa != 0)
+        if not left.any():
+            return found
+        a, b, fa, fb, t, rows = a[left], b[left], fa[left], fb[left], t[left], rows[left]
+    raise AssertionError("a root was not found")
+
+
 class WideLaw:
     """A law's density of y = log|x|, around its mode so that no large terms cancel."""
 
@@ -144,20 +180,11 @@ def extended_g(
         grown = base.level(y) * np.expm1(base.eta * (z - y))
         return base.ratio * base.eta * (z - y) + grown
 
-    def bisect(
-        rises: Callable[[Numbers], NDArray[np.bool_]], low: Numbers, high: Numbers
-    ) -> Numbers:
-        for _ in range(75):
-            middle = (low + high) / 2
-            up = rises(middle)
-            low, high = np.where(up, middle, low), np.where(up, high, middle)
-        return (low + high) / 2
-
     width = 12 + 30 / base.eta
 
     def log_distance(y: Numbers) -> Numbers:
         target = -log_ratio(y)  # = log p(y) - log p(rho*)
-        return bisect(lambda z: fall(y, z) < target, y - width, y + width)
+        return root(lambda z, rows: target[rows] - fall(y[rows], z), y - width, y + width)
 
     def cosine_in_shell(y: Numbers) -> Numbers:
         z = log_distance(y)
@@ -166,7 +193,7 @@ def extended_g(
 
     def cosine_at_distance(y: Numbers) -> Numbers:
         # h(z) > p(y)
-        z = bisect(lambda z: log_ratio(z) + fall(z, y) > 0, y - width, y + width)
+        z = root(lambda z, rows: log_ratio(z) + fall(z, y[rows]), y - width, y + width)
         growth = np.exp(2 * y) * np.expm1(2 * (z - y))
         return np.clip((growth - r * r) / (2 * np.exp(y) * r), -1, 1)
 
@@ -199,26 +226,39 @@ def extended_g(
     return total + moved
 
 
-CASES = [
-    (dimension, k, truncated)
-    for dimension, ks in ((64, (0.0, 24.0)), (784, (0.0, 380.0)), (150_528, (0.0, 75_260.0)))
-    for k in ks
-    for truncated in (False, True)
+# d, k, how many certificates
+SIZES = [
+    (64, 24.0, 4),
+    (784, 380.0, 30),
+    (3_072, 1_530.0, 30),
+    (150_528, 75_260.0, 30),
+    (64, 0.0, 4),
+    (784, 0.0, 4),
+    (150_528, 0.0, 4),
 ]
 
 
-@pytest.mark.parametrize(("dimension", "k", "truncated"), CASES)
-def test_the_declared_error_covers_the_true_one(dimension: int, k: float, truncated: bool) -> None:
+@pytest.mark.parametrize("truncated", [False, True])
+@pytest.mark.parametrize(("dimension", "k", "size"), SIZES)
+def test_the_declared_error_covers_the_true_one(
+    dimension: int, k: float, size: int, truncated: bool
+) -> None:
     rng = np.random.default_rng([dimension, int(k), truncated])
     law = generalized_gaussian(dimension, 0.5, k)
     extra = law.truncated(rng.uniform(0.2, 0.95)) if truncated else law.with_sigma(0.4)
-    p = 1 - 10 ** rng.uniform(-6, -0.4, 40)
-    certificates = certify(law, p, [extra], [1 - (1 - p) * 10 ** rng.uniform(-2, 0, 40)])
+    p = 1 - 10 ** rng.uniform(-6, -0.4, 3 * size)
+    certificates = certify(law, p, [extra], [1 - (1 - p) * 10 ** rng.uniform(-2, 0, 3 * size)])
+    chosen = np.flatnonzero(certificates.radius > 0)
+    joint = certificates.status[chosen] == "joint"
+    chosen = np.concatenate([chosen[joint], chosen[~joint]])[:size]
+    assert len(chosen) == size
     # Judged at other radii too: `evaluate` promises its allowance everywhere.
-    radius = certificates.radius * rng.choice([1.0, 1.0, 0.7, 1.2], 40)
-    value, allowance = evaluate((law, extra), certificates.bounds, certificates.multipliers, radius)
-    for i in np.flatnonzero(certificates.status == "joint")[:2]:
-        exact = extended_g(
-            (law, extra), certificates.bounds[i], certificates.multipliers[i], radius[i]
-        )
-        assert abs(float(exact - value[i])) < allowance[i] < 1e-11
+    elsewhere = certificates.radius[chosen] * rng.choice([1.0, 1.0, 0.7, 1.2], size)
+    multipliers = certificates.multipliers[chosen]
+    values, allowances = evaluate((law, extra), certificates.bounds[chosen], multipliers, elsewhere)
+    for row, i in enumerate(chosen):
+        radius, value, allowance = elsewhere[row], values[row], allowances[row]
+        if radius == certificates.radius[i]:
+            value, allowance = certificates.value[i], certificates.allowance[i]
+        exact = extended_g((law, extra), certificates.bounds[i], multipliers[row], radius)
+        assert abs(float(exact - value)) < allowance < 1e-11

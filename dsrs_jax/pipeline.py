@@ -11,11 +11,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +21,6 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from dsrs_jax import data, noise, report, sampling, train
 from dsrs_jax.certify import certify, interval, last_on_grid, lower_bound
@@ -49,7 +37,7 @@ from dsrs_jax.models import (
 from dsrs_jax.noise import RadialLaw
 
 # The digits' default: chosen by measurement (README, "Which second law?").
-DIGITS_SIGMA, DIGITS_K, DIGITS_EPOCHS = 0.5, 28.0, 300
+DIGITS_SIGMA, DIGITS_K, DIGITS_EPOCHS = 0.5, 28.0, 150
 DEFAULT_INSIDE = (0.2, 0.4, 0.6, 0.8)
 
 
@@ -233,30 +221,39 @@ def _train_digits(settings: Settings, out: Path, console: Console) -> Classifier
     k = 0.0 if settings.noise == "gaussian" else k
     eta = 2.0 if settings.eta is None else settings.eta
     training = data.load("digits", "train")
-    law = noise.generalized_gaussian(math.prod(training.image_shape), sigma, k, eta)
-    metadata = ModelMetadata(
+    recipe = train.Recipe(
         arch="digits_cnn",
+        method="smoothmix",
+        sigma=sigma,
+        k=k,
+        eta=eta,
+        k_warmup=20,
+        copies=2,
+        epochs=DIGITS_EPOCHS,
+        batch=128,
+        learning_rate=0.05,
+        learning_rate_step=DIGITS_EPOCHS // 3 + 1,
+        weight=1.0,
+        steps=4,
+        step_size=0.5,
+        seed=settings.seed,
+    )
+    metadata = ModelMetadata(
+        arch=recipe.arch,
         dataset="digits",
         image_shape=training.image_shape,
         classes=training.classes,
         sigma=sigma,
         k=k,
         eta=eta,
-        method="gaussian",
-        epochs=DIGITS_EPOCHS,
-        batch=128,
-        learning_rate=0.1,
+        method=recipe.method,
+        epochs=recipe.epochs,
+        batch=recipe.batch,
+        learning_rate=recipe.learning_rate,
         seed=settings.seed,
     )
-    with _progress(console, "training", DIGITS_EPOCHS, "epochs") as advance:
-        model = train.train(
-            training,
-            metadata.arch,
-            law,
-            epochs=DIGITS_EPOCHS,
-            seed=settings.seed,
-            on_epoch=lambda epoch, info: advance(1),
-        )
+    with report.progress(console, "training", DIGITS_EPOCHS, "epochs") as advance:
+        model = train.train(training, recipe, on_epoch=lambda info: advance(1))
     save_model(out / "model", model, metadata)
     return load_model(out / "model", settings.dtype)
 
@@ -355,7 +352,7 @@ def _sample(
     if len(missing) < len(indices):
         console.print(f"{len(indices) - len(missing)} of {len(indices)} images were done before.")
     width = jax.local_device_count()
-    with _progress(console, "sampling", len(missing), "images") as advance:
+    with report.progress(console, "sampling", len(missing), "images") as advance:
         for start in range(0, len(missing), width):
             block = missing[start : start + width]
             directory.append(_records(settings, protocol, classifier, dataset, block))
@@ -473,30 +470,3 @@ def _certify_records(
         "votes": total,
         **report.certificate_columns(plain, used, radius, status, evidence),
     }
-
-
-class _Rate(ProgressColumn):
-    def __init__(self, unit: str):
-        super().__init__()
-        self._unit = unit
-
-    def render(self, task: Task) -> Text:
-        speed = "" if task.speed is None else f", {task.speed:.1f}/s, left"
-        return Text(self._unit + speed)
-
-
-@contextlib.contextmanager
-def _progress(
-    console: Console, what: str, total: int, unit: str
-) -> Iterator[Callable[[int], None]]:
-    """A progress bar with the rate and the time left; yields a function that advances it."""
-    columns = (
-        TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(unit),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=console, transient=True, speed_estimate_period=20) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)

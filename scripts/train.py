@@ -1,28 +1,32 @@
-"""Trains a classifier under smoothing noise and saves a checkpoint for scripts/certify.py.
+"""Trains a classifier under smoothing noise, for scripts/certify.py --model OUT/model.
 
-    python scripts/train.py --dataset mnist --data-dir DIR --sigma 0.5 --k 380 --epochs 3 --out DIR
+    python scripts/train.py --dataset mnist --data-dir DIR --method consistency --num-noise-vec 2 \\
+            --sigma 0.5 --k 380 --k-warmup 100 --out runs/mnist_43
 
-trains the paper's MNIST net (about 80 s an epoch on two cores).
+`--method gaussian` (Cohen et al., 2019), `smoothadv` (Salman et al., 2019), `consistency` (Jeong
+and Shin, 2020), `smoothmix` (Jeong et al., 2021), each under noise whose k grows during training
+(Li et al., 2022). `--resume` continues a run that was interrupted.
 """
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
-from dsrs_jax import data, noise
+from dsrs_jax import data
 from dsrs_jax.command_line import OneLineParser, exit_code
 from dsrs_jax.errors import UserError
-from dsrs_jax.models import ARCHITECTURES, ModelMetadata, save_model
-from dsrs_jax.train import EpochInfo, train
+from dsrs_jax.models import ARCHITECTURES, DTYPES
+from dsrs_jax.report import progress
+from dsrs_jax.train import METHODS, EpochInfo, Recipe, train
 
 _ARCH = {"digits": "digits_cnn", "mnist": "mnist_43"}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The settings that a command line gives."""
+    default = Recipe(arch="")
     parser = OneLineParser(
         prog="train.py",
         description=__doc__,
@@ -33,64 +37,105 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     option("--dataset", choices=data.DATASETS, default="digits")
     option("--data-dir", metavar="DIR")
     option("--arch", choices=ARCHITECTURES, help="default: the one made for the data set")
-    option("--sigma", type=float, default=0.5)
-    option("--k", type=float, default=0.0, help="0: Gaussian noise")
-    option("--eta", type=float, default=2.0)
-    option("--epochs", type=int, default=10)
-    option("--batch", type=int, default=128)
-    option("--lr", type=float, default=0.05, help="largest learning rate of the schedule")
-    option("--seed", type=int, default=0)
+    option("--method", choices=METHODS, default=default.method)
+    noise = parser.add_argument_group("noise")
+    noise.add_argument("--sigma", type=float, default=default.sigma)
+    noise.add_argument("--k", type=float, default=default.k, help="0: Gaussian noise")
+    noise.add_argument("--eta-law", dest="eta", type=float, default=default.eta, metavar="ETA")
+    noise.add_argument(
+        "--k-warmup",
+        type=int,
+        default=default.k_warmup,
+        metavar="T",
+        help="epochs (ImageNet: optimizer steps) until k is reached; 0: at once",
+    )
+    noise.add_argument(
+        "--num-noise-vec",
+        dest="copies",
+        type=int,
+        default=default.copies,
+        metavar="M",
+        help="draws of each image; a batch is cut into M mini-batches",
+    )
+    schedule = parser.add_argument_group("schedule")
+    schedule.add_argument("--epochs", type=int, default=default.epochs)
+    schedule.add_argument("--batch", type=int, default=default.batch)
+    schedule.add_argument(
+        "--lr", dest="learning_rate", type=float, default=default.learning_rate, metavar="LR"
+    )
+    schedule.add_argument(
+        "--lr-step-size",
+        dest="learning_rate_step",
+        type=int,
+        default=default.learning_rate_step,
+        metavar="E",
+        help="epochs until the learning rate falls to a tenth",
+    )
+    method = parser.add_argument_group("methods")
+    method.add_argument(
+        "--lbd", "--eta",
+        dest="weight",
+        type=float,
+        default=default.weight,
+        metavar="W",
+        help="lambda of consistency, eta of smoothmix",
+    )  # fmt: skip
+    method.add_argument("--num-steps", dest="steps", type=int, default=default.steps, metavar="T")
+    method.add_argument(
+        "--alpha", dest="step_size", type=float, default=default.step_size, help="smoothmix"
+    )
+    method.add_argument("--mix-step", type=int, default=default.mix_step, help="smoothmix")
+    method.add_argument(
+        "--epsilon", type=float, default=default.epsilon, help="smoothadv; in units of 1/256"
+    )
+    method.add_argument("--warmup", type=int, default=default.warmup, help="epochs")
+    option("--dtype", choices=DTYPES, default=default.dtype)
+    option("--pretrained", metavar="MODEL", help="start from this checkpoint folder")
+    option("--resume", action="store_true", help="continue the run in OUT")
+    option("--seed", type=int, default=default.seed)
     option("--out", metavar="DIR", required=True)
     return parser.parse_args(argv)
 
 
 def run(settings: argparse.Namespace, console: Console) -> None:
-    """Trains and saves."""
-    if (Path(settings.out)).exists():
-        raise UserError(f"{settings.out} exists; give another --out")
-    dataset = data.load(settings.dataset, "train", settings.data_dir)
-    arch = settings.arch or _ARCH[settings.dataset]
-    dimension = math.prod(dataset.image_shape)
-    law = noise.generalized_gaussian(dimension, settings.sigma, settings.k, settings.eta)
-    metadata = ModelMetadata(
-        arch=arch,
-        dataset=settings.dataset,
-        image_shape=dataset.image_shape,
-        classes=dataset.classes,
-        sigma=settings.sigma,
-        k=settings.k,
-        eta=settings.eta,
-        method="gaussian",
-        epochs=settings.epochs,
-        batch=settings.batch,
-        learning_rate=settings.lr,
-        seed=settings.seed,
-    )
+    """Trains, and records each epoch in OUT."""
+    given = vars(settings)
+    arch = settings.arch or _ARCH.get(settings.dataset)
+    if arch is None:
+        raise UserError(f"--dataset {settings.dataset} needs --arch")
+    names = Recipe.__dataclass_fields__.keys() - {"arch", "entropy_weight"}
+    recipe = Recipe(arch=arch, **{name: given[name] for name in names})
+    training = data.load(settings.dataset, "train", settings.data_dir)
+    test = data.load(settings.dataset, "test", settings.data_dir)
+    images = recipe.epochs * (len(training) // recipe.batch * recipe.batch or len(training))
 
-    def show(epoch: int, info: EpochInfo) -> None:
+    def show(info: EpochInfo) -> None:
         console.print(
-            f"epoch {epoch + 1}/{settings.epochs}: loss {info.loss:.4f}, "
-            f"accuracy under noise {100 * info.accuracy:.1f}%"
+            f"epoch {info.epoch + 1}/{recipe.epochs}: k {info.k:g}, loss {info.loss:.4f}, right "
+            f"under noise {100 * info.accuracy:.1f}%, on test images "
+            f"{100 * info.test_accuracy:.1f}%; {info.images_per_second:,.0f} images/s"
         )
 
-    model = train(
-        dataset,
-        arch,
-        law,
-        epochs=settings.epochs,
-        batch=settings.batch,
-        learning_rate=settings.lr,
-        seed=settings.seed,
-        on_epoch=show,
-    )
-    save_model(settings.out, model, metadata)
-    console.print(f"saved {settings.out}")
+    with progress(console, "training", images, "images") as advance:
+        train(
+            training,
+            recipe,
+            test=test,
+            out=Path(settings.out),
+            resume=settings.resume,
+            pretrained=settings.pretrained,
+            on_epoch=show,
+            on_batch=advance,
+        )
+    console.print(f"saved {Path(settings.out) / 'model'}", soft_wrap=True)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 2 a mistake of the user's, 130 interrupted."""
     return exit_code(
-        "train.py", lambda: run(parse(argv), Console()), interrupted="nothing was saved"
+        "train.py",
+        lambda: run(parse(argv), Console()),
+        interrupted="--resume continues it",
     )
 
 

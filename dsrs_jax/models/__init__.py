@@ -7,8 +7,10 @@ from dsrs_jax.models.checkpoint import (
     fingerprint,
     load_model,
     parameters_of,
+    read_arrays,
     save_model,
     with_parameters,
+    write_arrays,
 )
 from dsrs_jax.models.registry import ARCHITECTURES, Architecture, architecture, build
 from dsrs_jax.models.scaling import SCALINGS, default_scaling, input_scaling
@@ -27,6 +29,8 @@ __all__ = [
     "input_scaling",
     "load_model",
     "parameters_of",
+    "read_arrays",
     "save_model",
     "with_parameters",
+    "write_arrays",
 ]

@@ -114,7 +114,7 @@ def save_model(path: str | Path, model: nnx.Module | Classifier, metadata: Model
     replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
     try:
         being_written.mkdir(parents=True)
-        _write_arrays(being_written / PARAMETERS_FOLDER, arrays)
+        write_arrays(being_written / PARAMETERS_FOLDER, arrays)
         (being_written / METADATA_FILE).write_text(json.dumps(content, indent=2) + "\n")
         if path.exists():
             path.rename(replaced)  # a folder cannot be renamed onto one that has content
@@ -145,7 +145,7 @@ def load_model(path: str | Path, dtype: str = "float32") -> Classifier:
         )
     expected = parameters_of(metadata)
     _check_parameters(expected, content.get("parameters"), metadata.arch, path)
-    arrays = _read_arrays(path, expected)
+    arrays = read_arrays(path / PARAMETERS_FOLDER, expected)
     if _fingerprint(arrays) != content.get("fingerprint"):
         raise UserError(f"{path} is damaged: its parameters do not have the recorded fingerprint")
     return with_parameters(metadata, arrays, dtype)
@@ -261,12 +261,17 @@ def _checkpointer() -> ocp.Checkpointer:
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
-def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes named arrays into the new folder `path`, by this process alone."""
     with _checkpointer() as checkpointer:
         checkpointer.save(path, args=ocp.args.PyTreeSave(arrays))
 
 
-def _read_arrays(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays that `write_arrays` wrote, of the names and types of `expected`.
+
+    Raises UserError when they are damaged.
+    """
     # As NumPy arrays: no shardings are looked up, so the devices of the writer do not matter.
     restore = ocp.args.PyTreeRestore(
         item={name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in expected.items()},
@@ -275,7 +280,7 @@ def _read_arrays(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
     checkpointer = _checkpointer()  # outside the try: a broken device is no damaged checkpoint
     try:
         with checkpointer:
-            arrays = checkpointer.restore(path / PARAMETERS_FOLDER, args=restore)
+            arrays = checkpointer.restore(path, args=restore)
         return {name: np.asarray(array) for name, array in arrays.items()}
     except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
         raise UserError(f"{path} is damaged or cut short: {_one_line(error)}") from error

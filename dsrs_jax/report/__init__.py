@@ -1,6 +1,7 @@
 """What a person reads: the table, the figure, the files of certificates and of published radii."""
 
 from dsrs_jax.report.figure import draw_curves
+from dsrs_jax.report.progress import progress
 from dsrs_jax.report.table import (
     Evidence,
     accuracy_table,
@@ -17,5 +18,6 @@ __all__ = [
     "certified_accuracy",
     "csv_text",
     "draw_curves",
+    "progress",
     "rounded_down",
 ]

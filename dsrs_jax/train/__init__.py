@@ -1,5 +1,6 @@
 """Training of base classifiers that stay right under noise."""
 
-from dsrs_jax.train.noise_augmentation import EpochInfo, train
+from dsrs_jax.train.run_directory import EpochInfo
+from dsrs_jax.train.trainer import METHODS, Recipe, train
 
-__all__ = ["EpochInfo", "train"]
+__all__ = ["METHODS", "EpochInfo", "Recipe", "train"]

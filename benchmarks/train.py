@@ -1,0 +1,158 @@
+"""Training images a second for each method, beside PyTorch doing the same steps.
+
+    python benchmarks/train.py [--arch mnist_43] [--batch 256] [--batches 4]
+
+Both do the whole step on the same random images: noise of the generalized Gaussian, inner attack,
+loss, update. The last column is the cost of a method in passes (forward and backward) of Gaussian
+augmentation, as measured and as its number of passes predicts.
+"""
+
+import argparse
+import math
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dsrs_jax import models
+from dsrs_jax.convert.pytorch_models import pytorch_model
+from dsrs_jax.data import Dataset
+from dsrs_jax.train import METHODS, Recipe, train
+
+
+def ours(dataset: Dataset, recipe: Recipe) -> float:
+    """Images a second, the first epoch (compilation) left out."""
+    speeds: list[float] = []
+    train(dataset, recipe, on_epoch=lambda info: speeds.append(info.images_per_second))
+    return max(speeds[1:])
+
+
+class PyTorchSteps:
+    """The four methods' steps in PyTorch."""
+
+    def __init__(self, dataset: Dataset, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.network = pytorch_model(recipe.arch).to(self.device)
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(), recipe.learning_rate, momentum=0.9, weight_decay=1e-4
+        )
+        pixels = torch.from_numpy(dataset.images.transpose(0, 3, 1, 2).copy())
+        self.images = pixels.to(self.device)
+        self.labels = torch.from_numpy(dataset.labels.astype(np.int64)).to(self.device)
+        dimension = math.prod(dataset.image_shape)
+        shape = dimension / 2 - recipe.k
+        self.level = torch.distributions.Gamma(torch.tensor(shape), torch.tensor(1.0))
+        self.scale = recipe.sigma * math.sqrt(dimension / shape)
+
+    def noise(self, like: Tensor) -> Tensor:
+        direction = torch.randn(self.recipe.copies, *like.shape, device=self.device)
+        length = self.scale * self.level.sample(direction.shape[:2]).sqrt().to(self.device)
+        norms = direction.flatten(2).norm(dim=2)
+        return direction * (length / norms)[:, :, None, None, None]
+
+    def logits(self, images: Tensor, noise: Tensor) -> Tensor:
+        # The networks take scaled input: [0, 1] to [-1, 1].
+        noisy = (images[None] + noise).flatten(0, 1)
+        return self.network((noisy - 0.5) / 0.5).view(len(noise), len(images), -1)
+
+    def ascent(self, images: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
+        current = images.detach().requires_grad_()
+        mean = self.logits(current, noise).softmax(-1).mean(0)
+        loss = -mean.gather(1, labels[:, None]).log().sum()
+        gradient = torch.autograd.grad(loss, current)[0]
+        return gradient / (gradient.flatten(1).norm(dim=1)[:, None, None, None] + 1e-8)
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        recipe, noise = self.recipe, self.noise(images)
+        clean, far = images, images
+        if recipe.method in ("smoothadv", "smoothmix"):
+            self.network.eval().requires_grad_(False)
+            for number in range(recipe.steps):
+                if number == recipe.mix_step and recipe.method == "smoothmix":
+                    clean = far
+                direction = self.ascent(far, labels, noise)
+                if recipe.method == "smoothadv":
+                    radius = recipe.epsilon / 256
+                    offset = far + 2 * radius / recipe.steps * direction - images
+                    length = offset.flatten(1).norm(dim=1)[:, None, None, None]
+                    offset = offset * (radius / (length + 1e-8)).clamp(max=1)
+                    far = (images + offset).clamp(0, 1)
+                else:
+                    far = (far + recipe.step_size * direction).clamp(0, 1)
+            self.network.train().requires_grad_(True)
+            clean = far if recipe.method == "smoothadv" else clean
+        logits = self.logits(clean, noise)
+        flat = labels.repeat(recipe.copies)
+        loss = functional.cross_entropy(logits.flatten(0, 1), flat)
+        mean = logits.softmax(-1).mean(0)
+        if recipe.method == "consistency":
+            divergence = mean[None] * (mean.log()[None] - logits.log_softmax(-1))
+            loss = loss + recipe.weight * divergence.sum(-1).mean()
+            loss = loss - 0.5 * (mean * mean.log()).sum(-1).mean()
+        elif recipe.method == "smoothmix":
+            share = torch.rand(len(images), device=self.device) / 2
+            part = share[:, None, None, None]
+            mixed = self.logits((1 - part) * clean + part * far, noise)
+            soft = (1 - share[:, None]) * mean + share[:, None] / mean.shape[1]
+            divergence = (soft[None] * (soft.log()[None] - mixed.log_softmax(-1))).sum(-1)
+            right = (mean.argmax(1) == labels).float()
+            loss = loss + recipe.weight * (right[None] * divergence).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def epoch(self) -> float:
+        """Images a second over all batches."""
+        size = self.recipe.batch // self.recipe.copies
+        clock, count = time.perf_counter(), 0
+        for first in range(0, len(self.images) - size + 1, size):
+            self.step(self.images[first : first + size], self.labels[first : first + size])
+            count += size
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return count / (time.perf_counter() - clock)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--arch", choices=models.ARCHITECTURES[1:], default="mnist_43")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--batches", type=int, default=4, help="of an epoch")
+    parser.add_argument("--copies", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=4, help="of the inner attacks")
+    settings = parser.parse_args()
+    found = models.architecture(settings.arch)
+    rng = np.random.default_rng(0)
+    count = settings.batch * settings.batches
+    images = rng.random((count, *found.image_shape), np.float32)
+    labels = rng.integers(0, found.classes, count).astype(np.int32)
+    # No data set of this name has random views, which PyTorch's side leaves out too.
+    dataset = Dataset(found.dataset, "train", images, labels, found.classes)
+    k = 0.48 * math.prod(found.image_shape)
+    print("| method | ours, images/s | PyTorch | ratio | cost in passes | predicted |")
+    print("|---|--:|--:|--:|--:|--:|")
+    base = 0.0
+    for method in METHODS:
+        recipe = Recipe(
+            settings.arch, method, k=k, copies=settings.copies, epochs=3, batch=settings.batch,
+            steps=settings.steps, mix_step=1,
+        )  # fmt: skip
+        speed = ours(dataset, recipe)
+        base = base or speed
+        torch_steps = PyTorchSteps(dataset, recipe)
+        torch_steps.epoch()
+        theirs = torch_steps.epoch()
+        attack = settings.steps if method in ("smoothadv", "smoothmix") else 0
+        predicted = 1 + attack + (1 if method == "smoothmix" else 0)
+        print(
+            f"| {method} | {speed:,.0f} | {theirs:,.0f} | {speed / theirs:.2f} "
+            f"| {base / speed:.2f} | {predicted} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -37,8 +37,11 @@ certify_script = _load(SCRIPT)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    law = noise.generalized_gaussian(64, SIGMA, K)
-    network = train.train(data.load("digits", "train"), "digits_cnn", law, epochs=40)
+    recipe = train.Recipe(
+        "digits_cnn", sigma=SIGMA, k=K, epochs=40, batch=128, learning_rate=0.1,
+        learning_rate_step=15,
+    )  # fmt: skip
+    network = train.train(data.load("digits", "train"), recipe)
     metadata = models.ModelMetadata("digits_cnn", "digits", (8, 8, 1), 10, SIGMA, K, 2.0)
     path = tmp_path_factory.mktemp("model") / "digits"
     models.save_model(path, network, metadata)

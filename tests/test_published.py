@@ -4,15 +4,14 @@ The study in `made` has images for every case; its intervals come from counts th
 """
 
 import csv
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from script_loader import load_script
 
 from dsrs_jax import published
 from dsrs_jax.certify import certify, evaluate, interval, lower_bound, recover_votes
@@ -20,7 +19,6 @@ from dsrs_jax.certify.thresholds import threshold
 from dsrs_jax.noise import generalized_gaussian
 from dsrs_jax.report import published as layout
 
-ROOT = Path(__file__).resolve().parents[1]
 N, ALPHA, SHARE = 50_000, 0.001, 0.0005
 LAW = generalized_gaussian(784, 0.5, 380.0)
 MODEL = ["--model-name", "net.pth", "--dataset", "mnist", "--k", "380", "--sigma", "0.5"]
@@ -68,16 +66,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def _load_script() -> ModuleType:
-    file = ROOT / "scripts" / "certify.py"
-    specification = importlib.util.spec_from_file_location("certify_published_script", file)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-script = _load_script()
+script = load_script("certify.py")
 
 
 def rows_of(file: Path) -> dict[int, dict[str, str]]:

@@ -30,6 +30,7 @@ FORMAT = 1
 METADATA_FILE = "metadata.json"
 PARAMETERS_FOLDER = "parameters"
 DTYPES = ("float32", "bfloat16")
+_ROOM = 2**18  # bytes for what stands beside the arrays on disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,9 +263,27 @@ def _checkpointer() -> ocp.Checkpointer:
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes named arrays into the new folder `path`, by this process alone."""
-    with _checkpointer() as checkpointer:
-        checkpointer.save(path, args=ocp.args.PyTreeSave(arrays))
+    """Writes named arrays into the new folder `path`, by this process alone.
+
+    Raises UserError when they cannot be written, before the attempt if the disk has no room.
+    """
+    check_space(path.parent, sum(array.nbytes for array in arrays.values()))
+    checkpointer = _checkpointer()  # outside the try: a broken device is no full disk
+    try:
+        with checkpointer:
+            checkpointer.save(path, args=ocp.args.PyTreeSave(arrays))
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        raise UserError(f"cannot write {path}: {_one_line(error)}") from error
+
+
+def check_space(folder: Path, size: int) -> None:
+    """UserError unless the disk of the existing `folder` has room for `size` bytes of arrays."""
+    needed, free = size + _ROOM, shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"the disk of {folder} is full: {needed / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} "
+            "MB are free"
+        )
 
 
 def read_arrays(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 
 from dsrs_jax.errors import UserError
-from dsrs_jax.models import read_arrays, write_arrays
+from dsrs_jax.models import check_space, read_arrays, write_arrays
 from dsrs_jax.sampling import write_whole
 
 _RECIPE, _METRICS, _STATE = "recipe.json", "metrics.csv", "state-"
@@ -90,6 +90,11 @@ class RunDirectory:
     def __exit__(self, *_: object) -> None:
         if self._events is not None:
             self._events.close()
+
+    def check_space(self, state: Any) -> None:
+        """UserError unless an epoch's files will fit: two states and two models for a moment."""
+        if self.path is not None:
+            check_space(self.path, 4 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
 
     def read_state(self, like: Tree) -> Tree:
         """The recorded state, in the shape of `like`."""

@@ -131,6 +131,7 @@ def train(
         parameters, averages = _pretrained(pretrained, recipe.arch)
     nothing = np.zeros(2, np.float32)
     progress = _Progress(parameters, averages, jax.tree.map(jnp.zeros_like, parameters), nothing)
+    directory.check_space(progress)
     if start > 0:
         progress = directory.read_state(progress)
     mesh = jax.make_mesh(

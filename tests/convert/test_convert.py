@@ -4,16 +4,15 @@ The PyTorch networks are written from the published descriptions, with random we
 batch-norm statistics, so that no layer can hide.
 """
 
-import importlib.util
 import pickle
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from script_loader import load_script
 
 from dsrs_jax import models
 from dsrs_jax.convert import cached, convert
@@ -23,20 +22,10 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from dsrs_jax.convert.pytorch_models import pytorch_model  # noqa: E402  (needs torch)
 
-ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = [name for name in models.ARCHITECTURES if name != "digits_cnn"]
 
 
-def _load_script(name: str) -> ModuleType:
-    file = ROOT / "scripts" / name
-    specification = importlib.util.spec_from_file_location(f"{file.stem}_for_convert", file)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-script = _load_script("convert.py")
+script = load_script("convert.py")
 
 
 def random_network(arch: str) -> Any:
@@ -178,7 +167,7 @@ def test_certify_takes_the_file_itself(
     common = ["--dataset", "mnist", "--data-dir", str(mnist_dir), "--n", "40", "--stop", "2"]
     common += ["--q-inside", "0.5"]
     noise = ["--sigma", "0.1", "--noise", "gaussian"]
-    certify = _load_script("certify.py")
+    certify = load_script("certify.py")
     for name, model in (("a", file), ("b", folder)):
         out = ["--out", str(tmp_path / name)]
         assert certify.main([*common, *noise, "--model", str(model), *out]) == 0

@@ -1,7 +1,6 @@
 """The command that a stranger types: whole runs, killed runs, and every mistake in one line."""
 
 import csv
-import importlib.util
 import json
 import math
 import os
@@ -10,10 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from script_loader import load_script
 
 from dsrs_jax import data, models, noise, train
 from dsrs_jax.certify import certify, evaluate, lower_bound
@@ -24,15 +23,7 @@ SCRIPT = ROOT / "scripts" / "certify.py"
 SIGMA, K = 0.4, 28.0
 
 
-def _load(script: Path) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(script.stem + "_script", script)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-certify_script = _load(SCRIPT)
+certify_script = load_script("certify.py")
 
 
 @pytest.fixture(scope="module")

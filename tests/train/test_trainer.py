@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import importlib.util
 import json
 import os
 import signal
@@ -10,13 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from script_loader import load_script
 
 from dsrs_jax import data, models, sampling
 from dsrs_jax.certify import certify, lower_bound
@@ -40,15 +39,7 @@ MORE = {
 REACHED = {"gaussian": 0.785, "consistency": 0.76, "smoothadv": 0.78, "smoothmix": 0.775}
 
 
-def _load_script() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("train_script", SCRIPT)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-script = _load_script()
+script = load_script("train.py")
 
 
 @pytest.fixture(scope="module")

@@ -105,8 +105,8 @@ def run(settings: argparse.Namespace, console: Console) -> None:
         raise UserError(f"--dataset {settings.dataset} needs --arch")
     names = Recipe.__dataclass_fields__.keys() - {"arch", "entropy_weight"}
     recipe = Recipe(arch=arch, **{name: given[name] for name in names})
-    training = data.load(settings.dataset, "train", settings.data_dir)
-    test = data.load(settings.dataset, "test", settings.data_dir)
+    training = data.in_memory(data.load(settings.dataset, "train", settings.data_dir))
+    test = data.in_memory(data.load(settings.dataset, "test", settings.data_dir))
     images = recipe.epochs * (len(training) // recipe.batch * recipe.batch or len(training))
 
     def show(info: EpochInfo) -> None:

@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32, Key
 
-from dsrs_jax.data import Dataset
+from dsrs_jax.data import ArrayDataset as Dataset
 from dsrs_jax.errors import UserError
 from dsrs_jax.models import ModelMetadata, architecture, build, load_model, save_model
 from dsrs_jax.noise import RadialLaw, generalized_gaussian

@@ -1,0 +1,65 @@
+"""Processes join by real sockets; what does not describe a run is told before anything waits."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dsrs_jax.distributed import initialize
+from dsrs_jax.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+JOINED = """
+import json, sys
+from dsrs_jax.distributed import initialize
+initialize(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), False)
+import jax
+from jax.experimental.multihost_utils import process_allgather
+print(json.dumps([jax.process_count(), process_allgather(jax.process_index()).tolist()]))
+"""
+
+
+def test_two_processes_exchange_arrays() -> None:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOINED, f"localhost:{port}", "2", str(number)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    for process in processes:
+        # Gloo says on the same stream that it is connected.
+        printed = process.communicate(timeout=300)[0].splitlines()
+        assert json.loads(printed[-1]) == [2, [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "count", "number", "distributed", "message"),
+    [
+        ("here:1234", None, None, False, "missing: --num-processes, --process-id"),
+        (None, 2, 0, False, "missing: --coordinator"),
+        ("here", 2, 0, False, "HOST:PORT"),
+        ("here:1234", 0, 0, False, "must be positive"),
+        ("here:1234", 2, 2, False, "0 ... 1"),
+        ("here:1234", 2, 0, True, "leave out"),
+    ],
+)
+def test_a_mistake_is_told_at_once(
+    coordinator: str | None, count: int | None, number: int | None, distributed: bool, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        initialize(coordinator, count, number, distributed)
+
+
+def test_one_process_needs_nothing() -> None:
+    initialize(None, None, None, False)

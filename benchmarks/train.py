@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from dsrs_jax import models
 from dsrs_jax.convert.pytorch_models import pytorch_model
-from dsrs_jax.data import ArrayDataset as Dataset
+from dsrs_jax.data import ArrayDataset
 from dsrs_jax.train import METHODS, Recipe, train
 
 
-def ours(dataset: Dataset, recipe: Recipe) -> float:
+def ours(dataset: ArrayDataset, recipe: Recipe) -> float:
     """Images a second, the first epoch (compilation) left out."""
     speeds: list[float] = []
     train(dataset, recipe, on_epoch=lambda info: speeds.append(info.images_per_second))
@@ -32,7 +32,7 @@ def ours(dataset: Dataset, recipe: Recipe) -> float:
 class PyTorchSteps:
     """The four methods' steps in PyTorch."""
 
-    def __init__(self, dataset: Dataset, recipe: Recipe) -> None:
+    def __init__(self, dataset: ArrayDataset, recipe: Recipe) -> None:
         self.recipe = recipe
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.network = pytorch_model(recipe.arch).to(self.device)
@@ -130,7 +130,7 @@ def main() -> None:
     images = rng.random((count, *found.image_shape), np.float32)
     labels = rng.integers(0, found.classes, count).astype(np.int32)
     # No data set of this name has random views, which PyTorch's side leaves out too.
-    dataset = Dataset(found.dataset, "train", images, labels, found.classes)
+    dataset = ArrayDataset(found.dataset, "train", images, labels, found.classes)
     k = 0.48 * math.prod(found.image_shape)
     print("| method | ours, images/s | PyTorch | ratio | cost in passes | predicted |")
     print("|---|--:|--:|--:|--:|--:|")

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -25,6 +25,30 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+def add_process_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """The options of a run of several processes (`dsrs_jax.distributed`), in a group of theirs."""
+    group = parser.add_argument_group(
+        "several processes, one a host",
+        "Start the same command on every host, with one --out that all can reach.",
+    )
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="find the processes from the cluster (TPU, Slurm, Open MPI, Kubernetes)",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+    group.add_argument("--num-processes", type=int, metavar="P")
+    group.add_argument("--process-id", type=int, metavar="I", help="0 ... P - 1")
+    return group
+
+
+def without_process_options(words: Sequence[str]) -> list[str]:
+    """A command's words without the options of `add_process_options`."""
+    parser = OneLineParser(add_help=False, allow_abbrev=False)
+    add_process_options(parser)
+    return parser.parse_known_args(words)[1]
 
 
 class _Terminated(KeyboardInterrupt):

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import NamedTuple
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from dsrs_jax.errors import UserError
+
+_PATIENCE = 300.0  # seconds until process 0 must have begun; JAX's own limit
+Result = TypeVar("Result")
 
 
 def initialize(
@@ -50,6 +57,8 @@ def initialize(
         raise UserError(f"several processes need {', '.join(given)}; missing: {', '.join(missing)}")
     else:
         _check(str(coordinator), int(num_processes or 0), int(process_id or 0))
+        if process_id:
+            _wait_for(str(coordinator))
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (RuntimeError, ValueError) as error:
@@ -63,7 +72,7 @@ def initialize(
 
 def _check(coordinator: str, num_processes: int, process_id: int) -> None:
     host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise UserError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
     if num_processes < 1:
         raise UserError(f"--num-processes must be positive, got {num_processes}")
@@ -72,6 +81,63 @@ def _check(coordinator: str, num_processes: int, process_id: int) -> None:
             f"--process-id must lie in 0 ... {num_processes - 1}, one for each process, "
             f"got {process_id}"
         )
+
+
+def _wait_for(coordinator: str) -> None:
+    """Until process 0 listens: JAX would abort the program where it does not."""
+    host, _, port = coordinator.rpartition(":")
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+            return
+        except socket.gaierror as error:
+            raise UserError(f"--coordinator {coordinator}: {error.strerror}") from error
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"no process 0 listens at --coordinator {coordinator} ({error.strerror}); "
+                    "start it first, or mend the address"
+                ) from error
+        time.sleep(0.2)
+
+
+def together(action: Callable[[], Result]) -> Result:
+    """What `action` returns here, once it has succeeded in every process of the run.
+
+    All processes must come to each call: it may stand under no condition that differs among them.
+
+    Raises:
+        UserError: it failed here, or in another process: none is left waiting for one that ended.
+    """
+    try:
+        result = action()
+    except UserError:
+        _any_failed(True)
+        raise
+    if _any_failed(False):
+        raise UserError("another process of this run failed; its own line says why")
+    return result
+
+
+def from_first(tree: Any) -> Any:
+    """The arrays of process 0, bit for bit, in every process; their shapes must be the same."""
+    if jax.process_count() == 1:
+        return tree
+    # As bytes: JAX adds up what the processes hold, which would lose the sign of a zero.
+    sent = jax.tree.map(lambda leaf: np.frombuffer(np.asarray(leaf).tobytes(), np.uint8), tree)
+    received = multihost_utils.broadcast_one_to_all(sent)
+    return jax.tree.map(
+        lambda leaf, got: np.frombuffer(got.tobytes(), leaf.dtype).reshape(leaf.shape),
+        tree,
+        received,
+    )
+
+
+def _any_failed(failed: bool) -> bool:
+    if jax.process_count() == 1:
+        return failed
+    return bool(np.any(multihost_utils.process_allgather(np.array(failed))))
 
 
 class Group(NamedTuple):

@@ -23,7 +23,12 @@ from typing import Any
 from rich.console import Console
 
 from dsrs_jax import pipeline, published
-from dsrs_jax.command_line import OneLineParser, exit_code
+from dsrs_jax.command_line import (
+    OneLineParser,
+    add_process_options,
+    exit_code,
+    without_process_options,
+)
 from dsrs_jax.data import DATASETS, SPLITS
 from dsrs_jax.errors import UserError
 from dsrs_jax.models import ARCHITECTURES, DTYPES, SCALINGS
@@ -107,19 +112,7 @@ def parse(argv: list[str] | None) -> pipeline.Settings | published.Settings:
     )
     option("--seed", type=int)
     option("--out", metavar="DIR", help="default: runs/DATASET or runs/MODEL_NAME")
-    hosts = parser.add_argument_group(
-        "several processes, on as many hosts: start the same command in each, with one --out that "
-        "all can reach"
-    )
-    hosts.add_argument(
-        "--distributed",
-        action="store_true",
-        help="find the processes from the cluster (TPU, Slurm, Open MPI, Kubernetes); without it "
-        "that is done where the environment names several",
-    )
-    hosts.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
-    hosts.add_argument("--num-processes", type=int, metavar="P")
-    hosts.add_argument("--process-id", type=int, metavar="I", help="0 ... P - 1")
+    hosts = add_process_options(parser)
     hosts.add_argument(
         "--patience",
         type=float,
@@ -161,14 +154,7 @@ def _spelled(name: str) -> str:
 
 def _again(argv: list[str] | None) -> str:
     """This command as one process would be given it."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    for option in ("--coordinator", "--num-processes", "--process-id"):
-        for i in reversed(range(len(words))):
-            if words[i] == option:
-                del words[i : i + 2]
-            elif words[i].startswith(f"{option}="):
-                del words[i]
-    words = [word for word in words if word != "--distributed"]
+    words = without_process_options(sys.argv[1:] if argv is None else argv)
     return shlex.join(["python", "scripts/certify.py", *words])
 
 

@@ -66,7 +66,7 @@ def run(settings: argparse.Namespace, console: Console) -> None:
             f"largest difference from PyTorch's logits: {difference.largest:.2e} "
             f"({difference.relative:.1e} of the largest logit)"
         )
-        if difference.relative > _AGREEMENT:
+        if not difference.relative <= _AGREEMENT:  # nor if it is nan
             raise UserError(f"the logits differ from PyTorch's; {settings.out} was not written")
     save_model(settings.out, classifier, metadata)
     console.print(

@@ -6,16 +6,22 @@
 `--method gaussian` (Cohen et al., 2019), `smoothadv` (Salman et al., 2019), `consistency` (Jeong
 and Shin, 2020), `smoothmix` (Jeong et al., 2021), each under noise whose k grows during training
 (Li et al., 2022). `--resume` continues a run that was interrupted.
+
+All devices of this machine share each step. For several machines start the same command on each
+with --coordinator HOST:PORT --num-processes N --process-id I (on clusters that JAX knows:
+--distributed); process 0 alone writes OUT.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+import jax
 from rich.console import Console
 
-from dsrs_jax import data
-from dsrs_jax.command_line import OneLineParser, exit_code
+from dsrs_jax import data, distributed
+from dsrs_jax.command_line import OneLineParser, add_process_options, exit_code
+from dsrs_jax.convert import cached
 from dsrs_jax.errors import UserError
 from dsrs_jax.models import ARCHITECTURES, DTYPES
 from dsrs_jax.report import progress
@@ -90,23 +96,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     method.add_argument("--warmup", type=int, default=default.warmup, help="epochs")
     option("--dtype", choices=DTYPES, default=default.dtype)
-    option("--pretrained", metavar="MODEL", help="start from this checkpoint folder")
+    option("--pretrained", metavar="MODEL", help="start from this checkpoint, ours or a .pth.tar")
     option("--resume", action="store_true", help="continue the run in OUT")
     option("--seed", type=int, default=default.seed)
     option("--out", metavar="DIR", required=True)
+    add_process_options(parser)
     return parser.parse_args(argv)
 
 
-def run(settings: argparse.Namespace, console: Console) -> None:
+def run(settings: argparse.Namespace) -> None:
     """Trains, and records each epoch in OUT."""
-    given = vars(settings)
-    arch = settings.arch or _ARCH.get(settings.dataset)
-    if arch is None:
-        raise UserError(f"--dataset {settings.dataset} needs --arch")
-    names = Recipe.__dataclass_fields__.keys() - {"arch", "entropy_weight"}
-    recipe = Recipe(arch=arch, **{name: given[name] for name in names})
-    training = data.in_memory(data.load(settings.dataset, "train", settings.data_dir))
-    test = data.in_memory(data.load(settings.dataset, "test", settings.data_dir))
+    distributed.initialize(
+        settings.coordinator, settings.num_processes, settings.process_id, settings.distributed
+    )
+    console = Console(quiet=jax.process_index() > 0)
+    recipe, training, test, pretrained = distributed.together(lambda: _read(settings))
     images = recipe.epochs * (len(training) // recipe.batch * recipe.batch or len(training))
 
     def show(info: EpochInfo) -> None:
@@ -123,18 +127,39 @@ def run(settings: argparse.Namespace, console: Console) -> None:
             test=test,
             out=Path(settings.out),
             resume=settings.resume,
-            pretrained=settings.pretrained,
+            pretrained=pretrained,
             on_epoch=show,
             on_batch=advance,
         )
     console.print(f"saved {Path(settings.out) / 'model'}", soft_wrap=True)
 
 
+def _read(
+    settings: argparse.Namespace,
+) -> tuple[Recipe, data.ArrayDataset, data.ArrayDataset, Path | None]:
+    given = vars(settings)
+    arch = settings.arch or _ARCH.get(settings.dataset)
+    if arch is None:
+        raise UserError(f"--dataset {settings.dataset} needs --arch")
+    names = Recipe.__dataclass_fields__.keys() - {"arch", "entropy_weight"}
+    recipe = Recipe(arch=arch, **{name: given[name] for name in names})
+    training, test = (
+        data.in_memory(data.load(settings.dataset, split, settings.data_dir))
+        for split in ("train", "test")
+    )
+    if settings.pretrained is None:
+        return recipe, training, test, None
+    pretrained = Path(settings.pretrained)
+    if pretrained.is_file():
+        pretrained = cached(pretrained, arch=arch)
+    return recipe, training, test, pretrained
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 2 a mistake of the user's, 130 interrupted."""
     return exit_code(
         "train.py",
-        lambda: run(parse(argv), Console()),
+        lambda: run(parse(argv)),
         interrupted="--resume continues it",
     )
 

@@ -61,7 +61,9 @@ def logit_difference(file: str | Path, classifier: Classifier, images: int = 8) 
 
 
 def _hits(prefix: str, tensors: Mapping[str, object], wanted: Mapping[str, object]) -> int:
-    names = {_ranked(n.removeprefix(prefix), tensors, prefix) for n in tensors if prefix in n[:9]}
+    names = {
+        _ranked(n.removeprefix(prefix), tensors, prefix) for n in tensors if n.startswith(prefix)
+    }
     return len(names & {_ranked(name, wanted, "") for name in wanted})
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,9 @@ def read_tensors(file: Path) -> tuple[str | None, dict[str, np.ndarray]]:
     if not file.is_file():
         raise UserError(f"no such file: {file}")
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of files that are refused in the next moment
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower():
             raise UserError(
@@ -126,16 +129,21 @@ def read_tensors(file: Path) -> tuple[str | None, dict[str, np.ndarray]]:
         raise UserError(f"{file} holds no state dict: a dictionary from names to tensors")
     if arch is not None and not isinstance(arch, str):
         raise UserError(f"{file}: `arch` must be a name, got {type(arch).__name__}")
-    return arch, {name: _array(tensor) for name, tensor in state.items()}
+    return arch, {
+        name: _array(tensor, f"{file}: the tensor {name}") for name, tensor in state.items()
+    }
 
 
 def _all_tensors(state: dict[Any, Any], torch: Any) -> bool:
     return all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items())
 
 
-def _array(tensor: Any) -> np.ndarray:
-    # NumPy has no bfloat16; float32 holds it exactly.
-    return (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+def _array(tensor: Any, name: str) -> np.ndarray:
+    try:
+        # NumPy has no bfloat16; float32 holds it exactly.
+        return (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+    except (RuntimeError, TypeError) as error:  # sparse, quantized and the like
+        raise UserError(f"{name} is no plain array: {str(error).splitlines()[0]}") from None
 
 
 def _sha256(file: Path) -> str:

@@ -25,11 +25,13 @@ _LEAVES = {
     "var": "running_var",
 }
 _COUNTER = "num_batches_tracked"  # of a batch norm; recent files have it, nothing depends on it
-# Networks that were published as a bare `Sequential`: its layers with parameters, in order.
+# Networks that were published as a bare `Sequential`: the numbers of its layers with parameters.
 _SEQUENTIAL = {
-    "mnist_43": ("conv1", "conv2", "conv3", "conv4", "dense1", "dense2", "dense3"),
-    "fashion_22full": ("conv1", "bn1", "conv2", "bn2", "fc1", "fc2"),
-}
+    "mnist_43": {
+        "conv1": 0, "conv2": 2, "conv3": 4, "conv4": 6, "dense1": 9, "dense2": 11, "dense3": 13,
+    },
+    "fashion_22full": {"conv1": 0, "bn1": 2, "conv2": 4, "bn2": 6, "fc1": 9, "fc2": 11},
+}  # fmt: skip
 # The (C, H, W) that a dense layer's input was flattened from.
 _FLATTENED = {
     ("mnist_43", "dense1"): (64, 7, 7),
@@ -77,14 +79,13 @@ def _names(
     """Our name -> the file's, if its names begin with `prefix`."""
     modules: dict[str, str] = {}
     if arch in _SEQUENTIAL:
-        inner = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
-        numbers = sorted({int(name.split(".")[0]) for name in inner if name[0].isdigit()})
-        # One more number than layers would be named as not known, one less as missing.
-        numbers += [-1] * (len(_SEQUENTIAL[arch]) - len(numbers))
-        modules = {
-            ours: str(n) if n >= 0 else ours
-            for ours, n in zip(_SEQUENTIAL[arch], numbers, strict=False)
-        }
+        layers = _SEQUENTIAL[arch]
+        inner = {name.removeprefix(prefix).split(".")[0] for name in tensors}
+        numbers = sorted(int(name) for name in inner if name.isascii() and name.isdigit())
+        # Layers without parameters may be others, so the order counts, not the number itself.
+        if len(numbers) != len(layers):
+            numbers = list(layers.values())
+        modules = {ours: str(number) for ours, number in zip(layers, numbers, strict=True)}
     names = {}
     for ours in expected:
         module, leaf = ours.rsplit(".", 1)

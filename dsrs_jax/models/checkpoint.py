@@ -271,7 +271,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     checkpointer = _checkpointer()  # outside the try: a broken device is no full disk
     try:
         with checkpointer:
-            checkpointer.save(path, args=ocp.args.PyTreeSave(arrays))
+            checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(arrays))
     except Exception as error:  # Orbax and TensorStore raise many kinds
         raise UserError(f"cannot write {path}: {_one_line(error)}") from error
 
@@ -299,7 +299,7 @@ def read_arrays(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
     checkpointer = _checkpointer()  # outside the try: a broken device is no damaged checkpoint
     try:
         with checkpointer:
-            arrays = checkpointer.restore(path, args=restore)
+            arrays = checkpointer.restore(path.absolute(), args=restore)
         return {name: np.asarray(array) for name, array in arrays.items()}
     except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
         raise UserError(f"{path} is damaged or cut short: {_one_line(error)}") from error

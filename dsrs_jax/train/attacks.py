@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int32
 from dsrs_jax.train.losses import log_mean_softmax
 
 Images = Float[Array, "images height width channels"]
-Noise = Float[Array, "copies images height width channels"]
-LogitsOf = Callable[[Noise], Float[Array, "copies images classes"]]
+Noise = Float[Array, "images copies height width channels"]
+LogitsOf = Callable[[Noise], Float[Array, "images copies classes"]]
 
 _SMALLEST_NORM = 1e-8
 
@@ -78,7 +78,7 @@ def _direction(
 
     def loss(current: Images) -> Float[Array, ""]:
         chosen = jnp.take_along_axis(
-            log_mean_softmax(logits_of(current[None] + noise)), labels[:, None], axis=-1
+            log_mean_softmax(logits_of(current[:, None] + noise)), labels[:, None], axis=-1
         )
         return -jnp.sum(chosen)
 

@@ -1,6 +1,6 @@
 """The losses of the four methods, on logits of m noisy copies of a mini-batch.
 
-Logits have the shape (copies, images, classes), labels (images,).
+Logits have the shape (images, copies, classes), labels (images,).
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-Logits = Float[Array, "copies images classes"]
+Logits = Float[Array, "images copies classes"]
 
 
 def mean_softmax(logits: Logits) -> Float[Array, "images classes"]:
     """The smoothed classifier's estimate: the mean over the copies of their softmax."""
-    return jnp.mean(jax.nn.softmax(logits, axis=-1), axis=0)
+    return jnp.mean(jax.nn.softmax(logits, axis=-1), axis=1)
 
 
 def log_mean_softmax(logits: Logits) -> Float[Array, "images classes"]:
     """Its logarithm, without underflow."""
-    count = jnp.log(jnp.asarray(logits.shape[0], logits.dtype))
-    return jax.nn.logsumexp(jax.nn.log_softmax(logits, axis=-1), axis=0) - count
+    count = jnp.log(jnp.asarray(logits.shape[1], logits.dtype))
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits, axis=-1), axis=1) - count
 
 
 def cross_entropy(logits: Logits, labels: Int32[Array, " images"]) -> Float[Array, ""]:
     """Mean over copies and images of -log softmax at the label (Cohen et al., 2019)."""
-    chosen = jnp.broadcast_to(labels[None, :, None], (*logits.shape[:2], 1))
+    chosen = jnp.broadcast_to(labels[:, None, None], (*logits.shape[:2], 1))
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), chosen, axis=-1))
 
 
@@ -39,7 +39,7 @@ def consistency(
     """
     log_copies = jax.nn.log_softmax(logits, axis=-1)
     mean, log_mean = mean_softmax(logits), log_mean_softmax(logits)
-    divergence = jnp.sum(mean[None] * (log_mean[None] - log_copies), axis=-1)
+    divergence = jnp.sum(mean[:, None] * (log_mean[:, None] - log_copies), axis=-1)
     entropy = -jnp.sum(mean * log_mean, axis=-1)
     return (
         cross_entropy(logits, labels)
@@ -72,6 +72,6 @@ def smoothmix(
     soft = (1.0 - share[:, None]) * mean + share[:, None] / mean.shape[-1]
     # x log x is 0 at 0, and its gradient must not be nan there.
     log_soft = jnp.log(jnp.maximum(soft, jnp.finfo(soft.dtype).tiny))
-    divergence = jnp.sum(soft[None] * (log_soft[None] - jax.nn.log_softmax(mixed)), axis=-1)
+    divergence = jnp.sum(soft[:, None] * (log_soft[:, None] - jax.nn.log_softmax(mixed)), axis=-1)
     right = (jnp.argmax(mean, axis=-1).astype(labels.dtype) == labels).astype(mean.dtype)
-    return cross_entropy(clean, labels) + weight * jnp.mean(right[None] * divergence)
+    return cross_entropy(clean, labels) + weight * jnp.mean(right[:, None] * divergence)

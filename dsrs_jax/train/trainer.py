@@ -1,8 +1,14 @@
-"""Training of base classifiers: four methods under noise whose k grows, resumable bit for bit."""
+"""Training of base classifiers: four methods under noise whose k grows, resumable bit for bit.
+
+Data-parallel over all devices of all processes: each holds every parameter and a share of each
+mini-batch. So wherever images have several noisy copies, the images are the leading axis: flattened
+into one batch, an image's copies stay on its device.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,9 +23,20 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32, Key
 
-from dsrs_jax.data import ArrayDataset as Dataset
+from dsrs_jax import distributed
+from dsrs_jax.data import ArrayDataset
 from dsrs_jax.errors import UserError
-from dsrs_jax.models import ModelMetadata, architecture, build, load_model, save_model
+from dsrs_jax.models import (
+    Classifier,
+    ModelMetadata,
+    architecture,
+    build,
+    default_scaling,
+    fingerprint,
+    input_scaling,
+    load_model,
+    save_model,
+)
 from dsrs_jax.noise import RadialLaw, generalized_gaussian
 from dsrs_jax.train import attacks, losses
 from dsrs_jax.train.augmentation import augmentation
@@ -28,6 +45,7 @@ from dsrs_jax.train.schedules import k_at, learning_rate_at, warmup_at
 
 METHODS = ("gaussian", "smoothadv", "consistency", "smoothmix")
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
+_OPTIMIZER = optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), optax.trace(MOMENTUM))
 _EVALUATION_BATCH = 512
 _PIXELS = 256.0  # SmoothAdv's epsilon is in units of 1/256
 
@@ -78,7 +96,7 @@ class _Progress(NamedTuple):
 
     parameters: Any
     averages: Any  # batch norm's
-    momentum: Any
+    optimizer: Any  # its momentum
     sums: Any  # two: of losses and of right answers, over the copies of this epoch
 
 
@@ -90,10 +108,10 @@ class _Strength(NamedTuple):
 
 
 def train(
-    training: Dataset,
+    training: ArrayDataset,
     recipe: Recipe,
     *,
-    test: Dataset | None = None,
+    test: ArrayDataset | None = None,
     out: Path | None = None,
     resume: bool = False,
     pretrained: str | Path | None = None,
@@ -106,13 +124,17 @@ def train(
     out that epoch. The result depends on the recipe and the data alone; a run that was killed and
     resumed on the same devices ends bit for bit as one that was not.
 
+    In a run of several processes (`distributed.initialize`) each calls this with the same
+    arguments; the first alone reads and writes `out`.
+
     Args:
         training: images and labels.
         recipe: see `Recipe`.
         test: noisy test accuracy is measured on it after each epoch.
         out: run directory.
         resume: continue what `out` holds.
-        pretrained: checkpoint folder of the same architecture to start from.
+        pretrained: checkpoint folder of the same architecture to start from; its input scaling is
+            kept.
         on_epoch: called after each epoch.
         on_batch: called with the number of images of each batch as it is given to the devices.
 
@@ -120,29 +142,46 @@ def train(
         UserError: a setting is wrong, `out` holds another run, or a file cannot be written; told
             before the first epoch.
     """
-    law = _check(training, recipe)
-    directory = RunDirectory(out, dataclasses.asdict(recipe) | {"dataset": training.name}, resume)
-    start = directory.epochs
-    model = build(recipe.arch, recipe.seed, dataset=training.name, dtype=jnp.dtype(recipe.dtype))
+    law = distributed.together(lambda: _check(training, recipe))
+    source = distributed.together(
+        lambda: None if pretrained is None else _pretrained(pretrained, training, recipe)
+    )
+    metadata = _metadata(training, recipe, source)
+    record = dataclasses.asdict(recipe) | {
+        "dataset": training.name,
+        "pretrained": None if source is None else fingerprint(source),
+    }
+    distributed.together(lambda: _check_agreement(training, record))
+    # Of several processes the first alone has the run on disk.
+    path = out if jax.process_index() == 0 else None
+    directory = distributed.together(lambda: RunDirectory(path, record, resume))
+    start = int(distributed.from_first(np.array(directory.epochs)))
+    model = build(
+        recipe.arch,
+        recipe.seed,
+        dataset=training.name,
+        scaling=metadata.scaling,
+        dtype=jnp.dtype(recipe.dtype),
+    )
     graph, (parameters, averages) = _split(model)
     fixed = nnx.view(model, raise_if_not_found=False, use_running_average=True, deterministic=True)
     fixed_graph = _split(fixed)[0]
-    if pretrained is not None and start == 0:
-        parameters, averages = _pretrained(pretrained, recipe.arch)
+    if source is not None:
+        parameters, averages = _split(nnx.merge(source.graphdef, source.state))[1]
     nothing = np.zeros(2, np.float32)
-    progress = _Progress(parameters, averages, jax.tree.map(jnp.zeros_like, parameters), nothing)
-    directory.check_space(progress)
+    progress = _Progress(parameters, averages, _OPTIMIZER.init(parameters), nothing)
+    distributed.together(lambda: directory.check_space(progress))
     if start > 0:
-        progress = directory.read_state(progress)
+        before = progress
+        progress = distributed.together(lambda: directory.read_state(before))
+        progress = distributed.from_first(progress)
     mesh = jax.make_mesh(
         (jax.device_count(),), ("images",), axis_types=(jax.sharding.AxisType.Auto,)
     )
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    progress = jax.device_put(progress, everywhere)
-    images = jax.device_put(training.images, everywhere)
-    labels = jax.device_put(training.labels, everywhere)
+    progress = _on_devices(progress, mesh)
+    images, labels = _on_devices((training.images, training.labels), mesh)
     step = _make_step(graph, fixed_graph, recipe, training, mesh)
-    accuracy = None if test is None else _make_accuracy(fixed_graph, test)
+    accuracy = None if test is None else _make_accuracy(fixed_graph, test, mesh)
 
     batch = min(recipe.batch, len(training))
     size = batch // recipe.copies
@@ -153,7 +192,9 @@ def train(
             clock = time.perf_counter()
             rate = learning_rate_at(recipe.learning_rate, recipe.learning_rate_step, epoch)
             strength = _Strength(np.float32(rate), np.float32(warmup_at(recipe.warmup, epoch)))
-            order = jax.random.permutation(jax.random.fold_in(order_key, epoch), len(training))
+            order = np.asarray(
+                jax.random.permutation(jax.random.fold_in(order_key, epoch), len(training))
+            )
             for number in range(batches):
                 seen = epoch * batches + number
                 law = _law(training, recipe, epoch, seen)
@@ -168,35 +209,65 @@ def train(
             if accuracy is not None:
                 key = jax.random.fold_in(test_key, epoch)
                 right = accuracy(progress.parameters, progress.averages, law, key)
-            # The only wait of an epoch.
+            # The only wait for the devices in an epoch.
             sums, right = jax.device_get((progress.sums, right))
             count = batches * recipe.copies * size * recipe.copies
             loss, share = (sums / count).tolist()
             speed = batches * batch / (time.perf_counter() - clock)
             info = EpochInfo(epoch, float(law.k), rate, loss, share, float(right), speed)
-            progress = progress._replace(sums=jax.device_put(nothing, everywhere))
-            if out is not None:
-                trained = nnx.merge(graph, progress.parameters, progress.averages)
-                save_model(out / "model", trained, _metadata(training, recipe, epoch + 1))
-                directory.write(info, progress)
+            progress = progress._replace(sums=_on_devices(nothing, mesh))
+            done = dataclasses.replace(metadata, epochs=epoch + 1)
+            distributed.together(partial(_record, path, directory, info, graph, progress, done))
             if on_epoch is not None:
                 on_epoch(info)
     return nnx.merge(graph, progress.parameters, progress.averages)
 
 
+def _record(
+    path: Path | None,
+    directory: RunDirectory,
+    info: EpochInfo,
+    graph: nnx.GraphDef,
+    progress: _Progress,
+    metadata: ModelMetadata,
+) -> None:
+    """Writes an epoch that is over, where there is a place to write it."""
+    if path is not None:
+        trained = nnx.merge(graph, progress.parameters, progress.averages)
+        save_model(path / "model", trained, metadata)
+        directory.write(info, progress)
+
+
+def _on_devices(tree: Any, mesh: Any, *axes: str | None) -> Any:
+    """Arrays that every process holds whole, put on all devices: split along `axes`, or whole."""
+    sharding = NamedSharding(mesh, PartitionSpec(*axes))
+
+    def put(leaf: Any) -> Array:
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(put, tree)
+
+
 def _make_step(
-    graph: nnx.GraphDef, fixed_graph: nnx.GraphDef, recipe: Recipe, training: Dataset, mesh: Any
+    graph: nnx.GraphDef,
+    fixed_graph: nnx.GraphDef,
+    recipe: Recipe,
+    training: ArrayDataset,
+    mesh: Any,
 ) -> Callable[..., _Progress]:
     augment = augmentation(training.name)
     copies = recipe.copies
-    shared = NamedSharding(mesh, PartitionSpec("images"))
-    decay = optax.add_decayed_weights(WEIGHT_DECAY)
+    by_image = NamedSharding(mesh, PartitionSpec("images"))
+
+    def shared(of_images: Array) -> Array:
+        return jax.lax.with_sharding_constraint(of_images, by_image)
 
     def flat(noisy: Array) -> Array:
         return noisy.reshape(-1, *noisy.shape[2:])
 
     def attack_logits(parameters: Any, averages: Any, noisy: Array) -> Array:
-        """On stored averages; (copies, images, classes)."""
+        """On stored averages; (images, copies, classes)."""
         logits = nnx.merge(fixed_graph, parameters, averages)(flat(noisy))
         return logits.reshape(*noisy.shape[:2], -1)
 
@@ -214,8 +285,8 @@ def _make_step(
         model = nnx.merge(graph, parameters, jax.tree.map(lambda leaf: leaf, averages))
 
         def logits_of(images: Array) -> Array:
-            logits = model(flat(images[None] + noise))
-            return logits.reshape(copies, len(images), -1)
+            logits = model(flat(images[:, None] + noise))
+            return logits.reshape(len(images), copies, -1)
 
         logits = logits_of(clean)
         if recipe.method == "consistency":
@@ -226,7 +297,7 @@ def _make_step(
         else:
             loss = losses.cross_entropy(logits, labels)
         answers = jnp.argmax(logits, axis=-1)
-        right = jnp.sum(answers == labels[None], dtype=jnp.float32)
+        right = jnp.sum(answers == labels[:, None], dtype=jnp.float32)
         return loss, (nnx.state(model, nnx.Not(nnx.Param)), right)
 
     # The same sharding in and out: one compilation serves the first step and all others.
@@ -241,9 +312,10 @@ def _make_step(
         strength: _Strength,
     ) -> _Progress:
         noise_key, view_key, share_key = jax.random.split(key, 3)
-        clean = jax.lax.with_sharding_constraint(augment(view_key, images[chosen]), shared)
+        clean = shared(augment(view_key, images[chosen]))
         targets = labels[chosen]
-        noise = law.sample(noise_key, copies * len(chosen)).reshape(copies, *clean.shape)
+        draws = law.sample(noise_key, len(chosen) * copies)
+        noise = shared(draws.reshape(len(chosen), copies, *clean.shape[1:]))
         share = jax.random.uniform(share_key, (len(chosen),), jnp.float32, 0.0, 0.5)
         logits_of = partial(attack_logits, progress.parameters, progress.averages)
         mixed = None
@@ -276,30 +348,38 @@ def _make_step(
             share,
             strength.warmup,
         )
-        gradient = decay.update(gradient, optax.EmptyState(), progress.parameters)[0]
-        momentum = jax.tree.map(lambda old, new: MOMENTUM * old + new, progress.momentum, gradient)
+        direction, optimizer = _OPTIMIZER.update(gradient, progress.optimizer, progress.parameters)
         parameters = jax.tree.map(
-            lambda old, change: old - strength.learning_rate * change, progress.parameters, momentum
+            lambda old, change: old - strength.learning_rate * change,
+            progress.parameters,
+            direction,
         )
         sums = progress.sums + jnp.stack([loss * (copies * len(chosen)), right])
-        return _Progress(parameters, averages, momentum, sums)
+        return _Progress(parameters, averages, optimizer, sums)
 
     return step
 
 
-def _make_accuracy(fixed_graph: nnx.GraphDef, test: Dataset) -> Callable[..., Float32[Array, ""]]:
+def _make_accuracy(
+    fixed_graph: nnx.GraphDef, test: ArrayDataset, mesh: Any
+) -> Callable[..., Float32[Array, ""]]:
     """Share of right answers on the test images, each under one fresh draw of the noise."""
-    size = min(_EVALUATION_BATCH, len(test))
+    size = -(-min(_EVALUATION_BATCH, len(test)) // mesh.size) * mesh.size
     blocks = -(-len(test) // size)
     padding = blocks * size - len(test)
-    images = np.concatenate([test.images, test.images[:padding]]).reshape(
-        blocks, size, *test.image_shape
-    )
+    nothing = np.zeros((padding, *test.image_shape), np.float32)
+    images = np.concatenate([test.images, nothing]).reshape(blocks, size, *test.image_shape)
     labels = np.concatenate([test.labels, np.full(padding, -1, np.int32)]).reshape(blocks, size)
+    images, labels = _on_devices((images, labels), mesh, None, "images")
 
     @jax.jit
     def accuracy(
-        parameters: Any, averages: Any, law: RadialLaw, key: Key[Array, ""]
+        images: Float32[Array, "blocks images height width channels"],
+        labels: Int32[Array, "blocks images"],
+        parameters: Any,
+        averages: Any,
+        law: RadialLaw,
+        key: Key[Array, ""],
     ) -> Float32[Array, ""]:
         model = nnx.merge(fixed_graph, parameters, averages)
 
@@ -311,10 +391,10 @@ def _make_accuracy(fixed_graph: nnx.GraphDef, test: Dataset) -> Callable[..., Fl
         keys = jax.random.split(key, blocks)
         return jnp.sum(jax.lax.map(right, (images, labels, keys))) / len(test)
 
-    return accuracy
+    return partial(accuracy, images, labels)
 
 
-def _check(training: Dataset, recipe: Recipe) -> RadialLaw:
+def _check(training: ArrayDataset, recipe: Recipe) -> RadialLaw:
     found = architecture(recipe.arch)
     if recipe.method not in METHODS:
         raise UserError(f"unknown method {recipe.method!r}; known: {', '.join(METHODS)}")
@@ -341,7 +421,7 @@ def _check(training: Dataset, recipe: Recipe) -> RadialLaw:
     )
 
 
-def _law(training: Dataset, recipe: Recipe, epoch: int, seen: int) -> RadialLaw:
+def _law(training: ArrayDataset, recipe: Recipe, epoch: int, seen: int) -> RadialLaw:
     """The noise of a batch: k grows with the epochs, for ImageNet with the optimizer's steps."""
     by_steps = training.name == "imagenet"
     k = k_at(recipe.k, recipe.k_warmup, seen * recipe.copies if by_steps else epoch)
@@ -349,7 +429,18 @@ def _law(training: Dataset, recipe: Recipe, epoch: int, seen: int) -> RadialLaw:
     return generalized_gaussian(dimension, recipe.sigma, k, recipe.eta)
 
 
-def _metadata(training: Dataset, recipe: Recipe, epochs: int) -> ModelMetadata:
+def _check_agreement(training: ArrayDataset, record: dict[str, Any]) -> None:
+    """UserError where this process was given another run than the first."""
+    if jax.process_count() > 1:
+        digest = hashlib.sha256(repr(record).encode())
+        for array in (training.images, training.labels):
+            digest.update(np.ascontiguousarray(array).data)
+        mine = np.frombuffer(digest.digest(), np.uint8)
+        if not np.array_equal(mine, distributed.from_first(mine)):
+            raise UserError("this process was given other settings or other data than process 0")
+
+
+def _metadata(training: ArrayDataset, recipe: Recipe, source: Classifier | None) -> ModelMetadata:
     return ModelMetadata(
         arch=recipe.arch,
         dataset=training.name,
@@ -358,20 +449,23 @@ def _metadata(training: Dataset, recipe: Recipe, epochs: int) -> ModelMetadata:
         sigma=recipe.sigma,
         k=recipe.k,
         eta=recipe.eta,
+        scaling=None if source is None else source.metadata.scaling,
         method=recipe.method,
-        epochs=epochs,
         batch=recipe.batch,
         learning_rate=recipe.learning_rate,
         seed=recipe.seed,
     )
 
 
-def _pretrained(path: str | Path, arch: str) -> tuple[Any, Any]:
+def _pretrained(path: str | Path, training: ArrayDataset, recipe: Recipe) -> Classifier:
     classifier = load_model(path)
-    if classifier.metadata.arch != arch:
-        raise UserError(f"{path} holds a {classifier.metadata.arch}, not a {arch}")
-    model = nnx.merge(classifier.graphdef, classifier.state)
-    return _split(model)[1]
+    metadata = classifier.metadata
+    if metadata.arch != recipe.arch:
+        raise UserError(f"{path} holds a {metadata.arch}, not a {recipe.arch}")
+    kind = metadata.scaling or default_scaling(metadata.dataset)
+    if input_scaling(metadata.dataset, kind) != input_scaling(training.name, kind):
+        raise UserError(f"{path} scales its input as {metadata.dataset}, not as {training.name}")
+    return classifier
 
 
 def _split(model: nnx.Module) -> tuple[nnx.GraphDef, tuple[Any, Any]]:

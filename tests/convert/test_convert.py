@@ -112,6 +112,28 @@ def test_old_files_without_batch_counters_and_other_numbers_of_layers(tmp_path: 
     assert script.main([str(file), str(tmp_path / "out"), "--check"]) == 0
 
 
+def test_the_format_before_zip_files_is_read(tmp_path: Path) -> None:
+    """Checkpoints of 2019 are pickles with their tensors' storage behind them."""
+    file = saved(tmp_path, "lenet")
+    expected = models.fingerprint(convert(file))
+    content = torch.load(file, weights_only=True)
+    torch.save(content, file, _use_new_zipfile_serialization=False)
+    assert not file.read_bytes().startswith(b"PK")
+    assert models.fingerprint(convert(file)) == expected
+
+
+def test_a_check_that_cannot_compare_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = saved(tmp_path, "lenet")
+    content = torch.load(file, weights_only=True)
+    content["state_dict"]["1.fc2.bias"][0] = float("nan")
+    torch.save(content, file)
+    assert script.main([str(file), str(tmp_path / "out"), "--check"]) == 2
+    assert "differ from PyTorch's" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_writes_a_model_that_loads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -212,6 +234,21 @@ def _write_bad(kind: str, file: Path) -> None:
         torch.save({"arch": "lenet", "state_dict": state}, file)
     elif kind == "extra":
         torch.save({"arch": "lenet", "state_dict": state | {"1.fc3.bias": torch.ones(3)}}, file)
+    elif kind == "extra by another kind of name":
+        torch.save({"arch": "lenet", "state_dict": state | {"1.": torch.ones(3)}}, file)
+    elif kind == "a layer missing":
+        layers = saved(file.parent, "mnist_43")
+        state = torch.load(layers, weights_only=True)["state_dict"]
+        kept = {name: tensor for name, tensor in state.items() if not name.startswith("1.9.")}
+        torch.save({"arch": "mnist_43", "state_dict": kept}, file)
+    elif kind == "a layer more":
+        layers = saved(file.parent, "mnist_43")
+        state = torch.load(layers, weights_only=True)["state_dict"]
+        more = {"1.13b.weight": torch.ones(3), "1.": torch.ones(3), "": torch.ones(3)}
+        torch.save({"arch": "mnist_43", "state_dict": state | more}, file)
+    elif kind == "sparse":
+        state["1.fc2.weight"] = state["1.fc2.weight"].to_sparse()
+        torch.save({"arch": "lenet", "state_dict": state}, file)
     elif kind == "shape":
         state["1.fc2.weight"] = torch.ones(10, 501)
         torch.save({"arch": "lenet", "state_dict": state}, file)
@@ -234,6 +271,10 @@ def _write_bad(kind: str, file: Path) -> None:
         ("arch", "unknown architecture 'vit_b_16'; known: digits_cnn"),
         ("missing", "the tensor 1.fc1.bias of lenet is missing"),
         ("extra", "the tensor 1.fc3.bias is not part of lenet"),
+        ("extra by another kind of name", "the tensor 1. is not part of lenet"),
+        ("a layer missing", "the tensor 1.9.bias of mnist_43 is missing"),
+        ("a layer more", "the tensor 1.13b.weight is not part of mnist_43"),
+        ("sparse", "the tensor 1.fc2.weight is no plain array"),
         ("shape", "the tensor 1.fc2.weight has shape (10, 501), lenet needs (10, 500)"),
         ("integers", "the tensor 1.fc2.bias holds int32"),
     ],

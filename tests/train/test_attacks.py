@@ -24,7 +24,9 @@ def images(low: float, high: float) -> jax.Array:
 
 
 def noise(copies: int = 2) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(2).normal(0, 0.5, (copies, *SHAPE)), jnp.float32)
+    return jnp.asarray(
+        np.random.default_rng(2).normal(0, 0.5, (SHAPE[0], copies, *SHAPE[1:])), jnp.float32
+    )
 
 
 def norms(x: jax.Array) -> np.ndarray:

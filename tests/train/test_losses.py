@@ -12,10 +12,10 @@ COPIES, IMAGES, CLASSES = 3, 5, 4
 
 def example(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    logits, mixed = rng.normal(0, 2, (2, COPIES, IMAGES, CLASSES))
+    logits, mixed = rng.normal(0, 2, (2, IMAGES, COPIES, CLASSES))
     labels = rng.integers(0, CLASSES, IMAGES).astype(np.int32)
     # Some images must be right, or the mask of smoothmix hides its term.
-    logits[:, np.arange(2), labels[:2]] += 4.0
+    logits[np.arange(2), :, labels[:2]] += 4.0
     return logits, mixed, labels, rng.uniform(0, 0.5, IMAGES)
 
 
@@ -25,7 +25,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def naive_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     terms = [
-        -np.log(softmax(logits[i, j])[labels[j]]) for i in range(COPIES) for j in range(IMAGES)
+        -np.log(softmax(logits[j, i])[labels[j]]) for i in range(COPIES) for j in range(IMAGES)
     ]
     return float(np.mean(terms))
 
@@ -35,7 +35,7 @@ def naive_consistency(
 ) -> float:
     total = naive_cross_entropy(logits, labels)
     for j in range(IMAGES):
-        copies = [softmax(logits[i, j]) for i in range(COPIES)]
+        copies = [softmax(logits[j, i]) for i in range(COPIES)]
         mean = sum(copies) / COPIES
         divergence = sum(float(np.sum(mean * np.log(mean / copy))) for copy in copies) / COPIES
         entropy = -float(np.sum(mean * np.log(mean)))
@@ -48,12 +48,12 @@ def naive_smoothmix(
 ) -> float:
     total = naive_cross_entropy(clean, labels)
     for j in range(IMAGES):
-        mean = sum(softmax(clean[i, j]) for i in range(COPIES)) / COPIES
+        mean = sum(softmax(clean[j, i]) for i in range(COPIES)) / COPIES
         if np.argmax(mean) != labels[j]:
             continue
         soft = (1 - share[j]) * mean + share[j] / CLASSES
         for i in range(COPIES):
-            divergence = float(np.sum(soft * np.log(soft / softmax(mixed[i, j]))))
+            divergence = float(np.sum(soft * np.log(soft / softmax(mixed[j, i]))))
             total += weight * divergence / (COPIES * IMAGES)
     return total
 
@@ -99,7 +99,7 @@ def test_loss_and_gradient(seed: int, which: int) -> None:
 def test_confident_logits_stay_finite() -> None:
     """A softmax that underflows must cost no nan, in the loss or in its gradient."""
     labels = jnp.zeros(2, jnp.int32)
-    logits = jnp.stack([jnp.array([[500.0, -500.0], [400.0, 0.0]], jnp.float32)] * 2)
+    logits = jnp.stack([jnp.array([[500.0, -500.0], [400.0, 0.0]], jnp.float32)] * 2, axis=1)
     share = jnp.zeros(2, jnp.float32)
     for loss in (
         lambda x: losses.cross_entropy(x, labels),

@@ -4,7 +4,9 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -44,7 +46,7 @@ script = load_script("train.py")
 
 @pytest.fixture(scope="module")
 def digits() -> data.ArrayDataset:
-    return data.load("digits", "train")
+    return data.in_memory(data.load("digits", "train"))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -128,9 +130,10 @@ def _rows(out: Path) -> list[dict[str, str]]:
 
 
 def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    monkeypatch.chdir(tmp_path)
+    whole, killed = Path("whole"), Path("killed")
     assert script.main([*COMMAND, "--out", str(whole)]) == 0
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), *COMMAND, "--out", str(killed)],
@@ -176,10 +179,11 @@ print(json.dumps([[info.loss, info.test_accuracy] for info in seen]))
 """
 
 
-def test_eight_devices_train_the_same_model() -> None:
+def test_eight_devices_train_the_same_model_in_an_eighth_each(tmp_path: Path) -> None:
     found = []
     for count in (1, 8):
-        flags = f"--xla_force_host_platform_device_count={count}"
+        flags = f"--xla_force_host_platform_device_count={count} --xla_dump_hlo_as_text "
+        flags += f"--xla_dump_to={tmp_path / str(count)} --xla_dump_hlo_module_re=jit_step"
         done = subprocess.run(
             [sys.executable, "-c", DEVICES],
             env={
@@ -192,6 +196,75 @@ def test_eight_devices_train_the_same_model() -> None:
         found.append(json.loads(done.stdout))
     # Sums are formed in another order; nothing else may differ.
     np.testing.assert_allclose(found[0], found[1], rtol=1e-3, atol=3e-3)
+    # The first layer's output: 64 images of a mini-batch, two copies of each.
+    for count in (1, 8):
+        (compiled,) = (tmp_path / str(count)).glob("*jit_step*after_optimizations.txt")
+        found_sizes = re.findall(r"f32\[(\d+),4,4,32\]", compiled.read_text())
+        assert max(int(size) for size in found_sizes) == 128 // count
+
+
+def _two_processes(*more: list[str]) -> list[tuple[int, str]]:
+    """(exit code, what it said to stderr) of each; `more` are arguments of each alone."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    joined = ["--coordinator", f"localhost:{port}", "--num-processes", "2"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), *COMMAND, *joined, "--process-id", str(number), *own],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, own in enumerate(more)
+    ]
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+
+
+def test_two_processes_train_as_one_with_two_devices(tmp_path: Path) -> None:
+    """Each on a device of its own, with no disk in common; then both go on after a break."""
+    alone, first, second = (tmp_path / name for name in ("alone", "first", "second"))
+    for epochs in ("2", "3"):
+        more = ["--epochs", epochs, "--resume", "--out"]
+        assert _two_processes([*more, str(first)], [*more, str(second)]) == [(0, ""), (0, "")]
+    assert not second.exists()  # the first alone writes
+    flags = "--xla_force_host_platform_device_count=2"
+    subprocess.run(
+        [sys.executable, str(SCRIPT), *COMMAND, "--epochs", "3", "--out", str(alone)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    for ours, theirs in zip(_rows(first), _rows(alone), strict=True):
+        for name, value in theirs.items():
+            assert float(ours[name]) == pytest.approx(float(value), rel=1e-4, abs=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (["--out", "a_file/run"], ["--out", "run"], "cannot make the folder"),
+        (["--out", "run"], ["--out", "run", "--sigma", "0.6"], "other settings or other data"),
+        (["--out", "run"], ["--out", "run", "--pretrained", "none"], "no such checkpoint"),
+    ],
+)
+def test_a_mistake_in_one_process_ends_them_all(
+    first: list[str],
+    second: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_file").write_text("")
+    ended = _two_processes(first, second)
+    assert [code for code, _ in ended] == [2, 2]
+    assert all(text.count("\n") == 1 for _, text in ended)
+    assert sum(message in text for _, text in ended) == 1
+    assert sum("another process of this run failed" in text for _, text in ended) == 1
+    assert not (tmp_path / "run" / "state-1").exists()
 
 
 def test_training_starts_from_a_checkpoint(

@@ -11,30 +11,34 @@ import math
 from collections.abc import Callable, Sequence
 
 import mpmath
+import numpy as np
 from mpmath import mpf
 
 from dsrs_jax.noise import RadialLaw
 
 mpmath.mp.dps = 45
-_AGREE = mpf(10) ** -20
+_AGREE = mpf(10) ** -18
+
+Vector = list[mpf]
 
 
 def _gauss(order: int) -> list[tuple[mpf, mpf]]:
+    """Gauss-Legendre nodes and weights: NumPy's, polished by Newton's method."""
     nodes = []
-    for i in range(order):
-        x = mpmath.cos(mpmath.pi * (i + mpf(3) / 4) / (order + mpf(1) / 2))
-        x = mpmath.findroot(lambda t: mpmath.legendre(order, t), x)
-        slope = order * (x * mpmath.legendre(order, x) - mpmath.legendre(order - 1, x)) / (x**2 - 1)
+    for start in np.polynomial.legendre.leggauss(order)[0].tolist():
+        x = mpf(start)
+        for _ in range(3):
+            value, before = mpmath.legendre(order, x), mpmath.legendre(order - 1, x)
+            slope = order * (x * value - before) / (x**2 - 1)
+            x = x - value / slope
         nodes.append((x, 2 / ((1 - x * x) * slope**2)))
     return nodes
 
 
 _NODES = _gauss(24)
 
-Vector = list[mpf]
 
-
-def _integral(integrand: Callable[[mpf], Vector], marks: Sequence[float]) -> Vector:
+def _integral(integrand: Callable[[mpf], Vector], marks: Vector) -> Vector:
     """Of several functions at once; panels between the marks, halved until the halves agree."""
 
     def on(a: mpf, b: mpf) -> Vector:
@@ -44,7 +48,7 @@ def _integral(integrand: Callable[[mpf], Vector], marks: Sequence[float]) -> Vec
         ]
         return [half * mpmath.fsum(values) for values in zip(*columns, strict=True)]
 
-    edges = [mpf(mark) for mark in sorted(set(marks))]
+    edges = sorted(set(marks))
     total: Vector = []
     open_ = [(a, b, on(a, b), 0) for a, b in zip(edges, edges[1:], strict=False)]
     while open_:
@@ -72,8 +76,8 @@ class _Law:
             self.end = self.log_scale + mpmath.log(mpf(law.cutoff)) / self.eta
             mass = mpmath.log(mpmath.gammainc(a, 0, mpf(law.cutoff), regularized=True))
         # of the density along the radius, per unit of z; the sphere's area is left out of `log`
-        self.constant = mpmath.log(self.eta) - mpmath.loggamma(a) - mass - a * self.eta * (
-            self.log_scale
+        self.constant = (
+            mpmath.log(self.eta) - mpmath.loggamma(a) - mass - a * self.eta * (self.log_scale)
         )
 
     def log(self, z: mpf) -> mpf:
@@ -87,14 +91,17 @@ class _Law:
         """The density of z."""
         return mpmath.exp(self.log(z) + self.dimension * z) if z <= self.end else mpf(0)
 
-    def marks(self) -> list[float]:
+    def marks(self) -> Vector:
         a, shift, eta = float(self.shape), float(self.log_scale), float(self.eta)
-        spread = [s / 2 for s in range(-22, 23)]
-        logs = [s / math.sqrt(a) for s in spread] if a > 100 else [s for s in range(-14, 6)]
-        if a <= 100:
-            logs = [-60 / a, -30 / a] + [x for x in logs if x > -20 / a]
-        z = [shift + (math.log(a) + x) / eta for x in sorted(logs)]
-        return [x for x in z if x < self.end] + ([float(self.end)] if self.end < math.inf else [])
+        logs = [s * 0.75 / math.sqrt(a) for s in range(-200, 40)]
+        excess = [a * (math.expm1(x) - x) for x in logs]
+        logs = [
+            x
+            for x, e, f in zip(logs, [100, *excess], [*excess[1:], 100], strict=False)
+            if min(e, f) < 50
+        ]
+        z = [shift + (math.log(a) + x) / eta for x in logs]
+        return [mpf(x) for x in z if x < self.end] + ([self.end] if self.end < mpmath.inf else [])
 
 
 def _root(f: Callable[[mpf], tuple[mpf, mpf]], low: float, high: float) -> mpf:
@@ -134,15 +141,18 @@ def g(
         """P(cosine < c)."""
         if c >= 1 or c <= -1:
             return mpf(1 if c > 0 else 0)
-        square, power = c * c, (mpf(dimension) - 3) / 2
-        if (1 - square) ** (power + 1) * constant < mpf(10) ** -23 * abs(c) * (dimension - 1):
+        square, power = c * c, (mpf(dimension) - 1) / 2
+        if (1 - square) ** power * constant < mpf(10) ** -22 * abs(c) * (dimension - 1):
             return mpf(1 if c > 0 else 0)
-        term, total, n = c, c, 0
-        while abs(term) > mpf(10) ** -40:
-            term *= -square * (power - n) / (n + 1)
+        # sum_n (-1)^n binomial((d-3)/2, n) c^(2n+1)/(2n+1), in units of 2^-bits.
+        bits = 200
+        term, factor = int(c * mpf(2) ** bits), int(square * mpf(2) ** bits)
+        total, n = term, 0
+        while abs(term) > 1 << (bits - 100):
+            term = -(term * factor >> bits) * (dimension - 3 - 2 * n) // (2 * n + 2)
             n += 1
-            total += term / (2 * n + 1)
-        return constant * total + mpf(1) / 2
+            total += term // (2 * n + 1)
+        return constant * total * mpf(2) ** -bits + mpf(1) / 2
 
     def log_h(z: mpf, ended: mpf) -> tuple[mpf, mpf]:
         """log h and its slope, of the laws that have not ended at `ended`."""
@@ -180,7 +190,7 @@ def g(
 
     def moved_cosine(z: mpf) -> mpf:
         """The cosine below which |x| < rho_h, on the sphere of radius e^z about the moved centre."""
-        level, piece, found = base.log(z), mpf(-10) ** 6, None
+        level, piece, found = base.log(z), -mpmath.inf, None
         for first, last, end in jumps:
             if first <= z <= last:
                 found = end
@@ -195,9 +205,13 @@ def g(
             found = _root(miss, float(z) - 3, float(z) + 3)
         return (mpmath.exp(2 * found) - mpmath.exp(2 * z) - r * r) / (2 * mpmath.exp(z) * r)
 
-    def with_layers(points: list[float], c: Callable[[mpf], mpf]) -> list[float]:
+    def with_layers(points: Vector, c: Callable[[mpf], mpf]) -> Vector:
         """Marks also where the cosine passes multiples of its standard deviation."""
-        grid = [p + (q - p) * i / 12 for p, q in zip(points, points[1:], strict=False) for i in range(12)]
+        grid = [
+            p + (q - p) * i / 12
+            for p, q in zip(points, points[1:], strict=False)
+            for i in range(12)
+        ]
         values = [float(c(mpf(p))) * math.sqrt(dimension) for p in grid]
         found = list(points)
         for level in (-10, -6, -3, -1, 1, 3, 6, 10):
@@ -211,7 +225,7 @@ def g(
         return [law.radial(z) * tail for law in on]
 
     inside = _integral(own, with_layers(marks, cosine))
-    kinks = [float(v) for jump in jumps for v in jump[:2]]
+    kinks = [v for jump in jumps for v in jump[:2]]
     points = base.marks()
     points = sorted([*points, *(v for v in kinks if points[0] < v < points[-1])])
     moved = _integral(

@@ -147,9 +147,8 @@ def lower_bound(votes: int, draws: int, alpha: float, parts: int) -> arb:
                 return p.beta_lower(a, b, regularized=1)
             return 1 - (1 - p).beta_lower(b, a, regularized=1)
 
-        # draws-choose-votes p^votes is above the tail.
-        p = ((failure.log() + log_beta + a.log() + b.log() - (a + b - 1).log()) / a).exp().mid()
-        for _ in range(20 if votes < draws else 0):
+        p = arb(guesses.below_bound(votes, draws, float(failure)))
+        for _ in range(20):
             now = tail(p)
             root = (-now.log()).sqrt()
             slope = ((a - 1) * p.log() + (b - 1) * (1 - p).log() - log_beta).exp() / now

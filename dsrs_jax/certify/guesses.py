@@ -21,6 +21,19 @@ def level_at(shape: float, depth: float) -> float:
     return shape * math.exp(sign * high)
 
 
+def below_bound(votes: int, draws: int, alpha: float) -> float:
+    """A little below Clopper and Pearson's lower bound: Chernoff's, relative entropy = log/n."""
+    share, wanted = votes / draws, -math.log(alpha) / draws
+    low, high = 0.0, share
+    for _ in range(60):
+        p = 0.5 * (low + high)
+        entropy = share * math.log(share / p)
+        if votes < draws:
+            entropy += (1.0 - share) * math.log((1.0 - share) / (1.0 - p))
+        low, high = (low, p) if entropy < wanted else (p, high)
+    return low
+
+
 class PieceGuess:
     """log H(u) = log sum_j exp(log_w_j + (1 - b_j) u), and the e that belongs to it.
 

@@ -35,6 +35,7 @@ from dsrs_jax.models import (
     save_model,
 )
 from dsrs_jax.noise import RadialLaw
+from dsrs_jax.proving import with_proofs
 
 # The digits' default: chosen by measurement (README, "Which second law?").
 DIGITS_SIGMA, DIGITS_K, DIGITS_EPOCHS = 0.5, 28.0, 150
@@ -70,6 +71,7 @@ class Settings:
     batch: int | None = None
     seed: int = 0
     out: str | None = None
+    prove: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +103,11 @@ class _Protocol:
         return interval(votes, draws, alpha)[0]
 
 
-def run(settings: Settings, console: Console) -> None:
+def run(settings: Settings, console: Console) -> bool:
     """Certifies a data set as the settings say, continuing what an earlier run left.
+
+    Returns:
+        Whether everything that `prove` asked for is proved.
 
     Raises:
         UserError: a setting is wrong, or a file is missing or damaged; nothing is lost.
@@ -131,6 +136,14 @@ def run(settings: Settings, console: Console) -> None:
         stages["certification"] += time.perf_counter() - clock
         clock = time.perf_counter()
         sampling.write_whole(out / "certificates.csv", report.csv_text(columns))
+        proved = True
+        if settings.prove:
+            stages["report"] = time.perf_counter() - clock
+            clock = time.perf_counter()
+            columns, proved = with_proofs(columns, out, console)
+            sampling.write_whole(out / "certificates.csv", report.csv_text(columns))
+            stages["proofs"] = time.perf_counter() - clock
+            clock = time.perf_counter() - stages.pop("report")
         methods = {
             "Neyman-Pearson": columns["radius_np"],
             "DSRS": columns["radius_dsrs"],
@@ -146,6 +159,7 @@ def run(settings: Settings, console: Console) -> None:
         "seconds: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in stages.items())
     )
     console.print(f"{out / 'certificates.csv'}, {out / 'report.png'}", soft_wrap=True)
+    return proved
 
 
 def _check(settings: Settings) -> None:
@@ -468,5 +482,14 @@ def _certify_records(
         "label": [record["label"] for record in records],
         "n": [n] * len(records),
         "votes": total,
-        **report.certificate_columns(plain, used, radius, status, evidence),
+        **report.certificate_columns(
+            plain,
+            used,
+            radius,
+            status,
+            evidence,
+            bounds=settings.bounds,
+            alpha_np=protocol.alpha,
+            alpha_dsrs=protocol.alpha,
+        ),
     }

@@ -38,6 +38,7 @@ from dsrs_jax.models import (
     save_model,
 )
 from dsrs_jax.noise import RadialLaw
+from dsrs_jax.proving import NOT_PROVED, with_proofs
 
 # The digits' default: chosen by measurement (README, "Which second law?").
 DIGITS_SIGMA, DIGITS_K, DIGITS_EPOCHS = 0.5, 28.0, 150
@@ -79,6 +80,7 @@ class Settings:
     process_id: int | None = None
     distributed: bool = False
     patience: float = 60.0
+    prove: bool = False
 
 
 def run(settings: Settings, console: Console, again: str = "the same command") -> None:
@@ -94,7 +96,8 @@ def run(settings: Settings, console: Console, again: str = "the same command") -
 
     Raises:
         UserError: a setting is wrong, or a file is missing or damaged; nothing is lost.
-        IncompleteError: some images could not be read, or a process was lost; all else is done.
+        IncompleteError: some images could not be read, a process was lost, or not all that
+            `prove` asks for is proved; all else is done.
     """
     _check(settings)
     dataset = data.load(settings.dataset, settings.split, settings.data_dir)
@@ -142,6 +145,14 @@ def run(settings: Settings, console: Console, again: str = "the same command") -
         stages["certification"] += time.perf_counter() - clock
         clock = time.perf_counter()
         sampling.write_whole(out / "certificates.csv", report.csv_text(columns))
+        stages["report"] = time.perf_counter() - clock
+        proved = True
+        if settings.prove:
+            clock = time.perf_counter()
+            columns, proved = with_proofs(columns, out, console)
+            sampling.write_whole(out / "certificates.csv", report.csv_text(columns))
+            stages["proofs"] = time.perf_counter() - clock
+        clock = time.perf_counter()
         methods = {
             "Neyman-Pearson": columns["radius_np"],
             "DSRS": columns["radius_dsrs"],
@@ -151,7 +162,7 @@ def run(settings: Settings, console: Console, again: str = "the same command") -
             f"N = {settings.n:,}, α = {settings.alpha:g}\n{noise.describe(law)}"
         )
         sampling.write_whole(out / "report.png", report.curves(methods, title))
-        stages["report"] = time.perf_counter() - clock
+        stages["report"] += time.perf_counter() - clock
     console.print(report.accuracy_table(methods))
     console.print(
         "seconds: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in stages.items())
@@ -165,6 +176,8 @@ def run(settings: Settings, console: Console, again: str = "the same command") -
             f"{_some([record['index'] for record in unreadable])} could not be read; all others "
             f"are done. Mend the files, then: {again}"
         )
+    if not proved:
+        raise IncompleteError(NOT_PROVED)
 
 
 def _gather(
@@ -516,5 +529,14 @@ def _certify_records(
         "label": [record.get("label", -1) for record in records],
         "n": drawn,
         "votes": total,
-        **report.certificate_columns(plain, used, radius, status, evidence),
+        **report.certificate_columns(
+            plain,
+            used,
+            radius,
+            status,
+            evidence,
+            bounds=settings.bounds,
+            alpha_np=protocol.alpha,
+            alpha_dsrs=protocol.alpha,
+        ),
     }

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -31,8 +32,9 @@ from dsrs_jax.certify import (
     worst_case,
 )
 from dsrs_jax.certify.thresholds import pools, threshold
-from dsrs_jax.errors import UserError
+from dsrs_jax.errors import IncompleteError, UserError
 from dsrs_jax.noise import RadialLaw
+from dsrs_jax.proving import NOT_PROVED, with_proofs
 from dsrs_jax.report import published as layout
 from dsrs_jax.sampling import write_whole
 
@@ -65,6 +67,7 @@ class Settings:
     stop: int = -1
     write_published: str | None = None
     out: str | None = None
+    prove: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +154,7 @@ class Result:
         refuted: (n,) whether a classifier with probabilities inside all published intervals
             loses its answer just beyond `joint.radius`: no method can certify more from them.
         evidence: the Q's as the report wants them.
+        share: failure probability of each law's bound, P's in `plain` too.
     """
 
     name: str
@@ -161,6 +165,7 @@ class Result:
     negative: NDArray[np.bool_]
     refuted: NDArray[np.bool_]
     evidence: list[report.Evidence]
+    share: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,7 +296,7 @@ def certify_with(loaded: Loaded, which: Sequence[int], *, one_sided: bool) -> Re
         for extra, bound in zip(chosen, lower, strict=True)
     ]
     name = chosen[0].name if len(chosen) == 1 else "joint"
-    return Result(name, plain, joint, joint.radius, status, negative, refuted, evidence)
+    return Result(name, plain, joint, joint.radius, status, negative, refuted, evidence, share)
 
 
 def compare(
@@ -338,6 +343,7 @@ def run(settings: Settings, console: Console) -> None:
 
     Raises:
         UserError: a setting is wrong, or a file is missing or damaged; nothing is written then.
+        IncompleteError: not all that `prove` asks for is proved; all else is done.
     """
     _check(settings)
     loaded = load(settings)
@@ -359,22 +365,39 @@ def run(settings: Settings, console: Console) -> None:
             )
             for result in results
         ]
+    out = Path(settings.out or Path("runs") / settings.model_name.removesuffix(".pth"))
+    tables = [_columns(settings, loaded, result) for result in results]
+    seconds, proved = time.perf_counter() - clock, True
+    if settings.prove:
+        _make(out)
+        found = [with_proofs(table, out, console) for table in tables]
+        tables, proved = [table for table, _ in found], all(good for _, good in found)
+        results = [
+            dataclasses.replace(
+                result,
+                radius=table["radius_dsrs"],
+                plain=dataclasses.replace(result.plain, radius=table["radius_np"]),
+            )
+            for result, table in zip(results, tables, strict=True)
+        ]
+    clock = time.perf_counter()
     methods = {f"Neyman-Pearson, N = {settings.n:,}": results[0].plain.radius}
     if loaded.twice is not None:
         bound = loaded.twice.lower(settings.alpha, one_sided=one_sided)
         methods[f"Neyman-Pearson, N = {2 * settings.n:,}"] = certify(loaded.law, bound).radius
     if loaded.extra:
         methods |= {f"DSRS, {_readable(result.name)}": result.radius for result in results}
-    seconds = time.perf_counter() - clock
+    seconds += time.perf_counter() - clock
     methods = dict(sorted(methods.items(), key=lambda method: -float(method[1].mean())))
 
-    out = Path(settings.out or Path("runs") / settings.model_name.removesuffix(".pth"))
-    _write(settings, loaded, results, methods, out)
+    _write(settings, loaded, results, tables, methods, out)
     console.print(report.accuracy_table(methods))
     _say_cases(loaded, results, one_sided, console)
     _say_published(loaded, results, console)
     console.print(f"seconds: certification {seconds:.1f}")
     console.print(f"{out / 'report.png'} and certificates beside it", soft_wrap=True)
+    if not proved:
+        raise IncompleteError(NOT_PROVED)
 
 
 def _check(settings: Settings) -> None:
@@ -452,27 +475,43 @@ def _readable(name: str) -> str:
     return {"sigma": f"Q σ = {value}", "threshold": f"Q at {value}"}.get(kind, "all Q")
 
 
-def _write(
-    settings: Settings,
-    loaded: Loaded,
-    results: list[Result],
-    methods: Mapping[str, NDArray[np.float64]],
-    out: Path,
-) -> None:
+def _columns(settings: Settings, loaded: Loaded, result: Result) -> dict[str, Any]:
+    """The columns of certificates.csv."""
+    return {
+        "index": loaded.index,
+        "n": np.where(loaded.base.votes >= 0, loaded.base.draws, -1),
+        "votes": loaded.base.votes,
+        **report.certificate_columns(
+            result.plain,
+            result.joint,
+            result.radius,
+            result.status,
+            result.evidence,
+            bounds=settings.bounds,
+            alpha_np=result.share,
+            alpha_dsrs=loaded.alpha,
+        ),
+    }
+
+
+def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {out}: {error.strerror}") from error
+
+
+def _write(
+    settings: Settings,
+    loaded: Loaded,
+    results: list[Result],
+    tables: list[dict[str, Any]],
+    methods: Mapping[str, NDArray[np.float64]],
+    out: Path,
+) -> None:
+    _make(out)
     size = len(loaded.index)
-    for result in results:
-        columns = {
-            "index": loaded.index,
-            "n": np.where(loaded.base.votes >= 0, loaded.base.draws, -1),
-            "votes": loaded.base.votes,
-            **report.certificate_columns(
-                result.plain, result.joint, result.radius, result.status, result.evidence
-            ),
-        }
+    for result, columns in zip(results, tables, strict=True):
         name = "certificates.csv" if len(results) == 1 else f"certificates-{result.name}.csv"
         write_whole(out / name, report.csv_text(columns))
     title = (

@@ -111,6 +111,12 @@ def parse(argv: list[str] | None) -> pipeline.Settings | published.Settings:
         "(votes do not depend on it)",
     )
     option("--seed", type=int)
+    option(
+        "--prove",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="proves every radius in ball arithmetic; exit code 1 where one is not proved",
+    )
     option("--out", metavar="DIR", help="default: runs/DATASET or runs/MODEL_NAME")
     hosts = add_process_options(parser)
     hosts.add_argument(
@@ -159,8 +165,10 @@ def _again(argv: list[str] | None) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 done, 1 done but for images that a line names, 2 a mistake of the user's,
-    130 interrupted, 143 terminated (the same command goes on)."""
+    """Exit code: 0 done, 1 done but for what a line names (unreadable images, lost processes,
+    radii that --prove could not prove), 2 a mistake of the user's, 130 interrupted, 143 terminated
+    (the same command goes on).
+    """
 
     def action() -> None:
         settings = parse(argv)

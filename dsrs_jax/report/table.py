@@ -16,6 +16,7 @@ from rich import box
 from rich.table import Table
 
 from dsrs_jax.certify import Certificate
+from dsrs_jax.noise import RadialLaw
 
 _STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 5.0)
 _MOST_ROWS = 10
@@ -89,8 +90,14 @@ def certificate_columns(
     radius: NDArray[np.float64],
     status: Shaped[np.ndarray, " images"],
     evidence: Sequence[Evidence],
+    *,
+    bounds: str,
+    alpha_np: float,
+    alpha_dsrs: float,
 ) -> dict[str, Any]:
     """The columns of certificates.csv that say what was proved, and from which numbers.
+
+    They suffice to prove it again (certify/proof.py).
 
     Args:
         plain: Neyman-Pearson's certificates.
@@ -98,12 +105,28 @@ def certificate_columns(
         radius: (n,) DSRS radii as they are given, at most those of `joint`.
         status: (n,) as they are given.
         evidence: what is known of each extra law, in the order of `joint.laws`.
+        bounds: "one-sided" or "two-sided".
+        alpha_np, alpha_dsrs: failure probability of each of the two certificates of a row.
     """
+    size, base = len(radius), _law_of(joint.laws[0], 0)
     columns: dict[str, Any] = {
+        "dimension": [base.dimension] * size,
+        "sigma": [float(base.sigma)] * size,
+        "k": [float(base.k)] * size,
+        "eta": [float(base.eta)] * size,
+        "bounds": [bounds] * size,
+        "alpha_np": [alpha_np] * size,
+        "alpha_dsrs": [alpha_dsrs] * size,
         "lower_np": plain.bounds[:, 0],
         "lower_p": joint.bounds[:, 0],
     }
-    for law in evidence:
+    for law, given in zip(evidence, joint.laws[1:], strict=True):
+        each = [_law_of(given, i) for i in range(size)]
+        cutoff = np.array([math.nan if q.cutoff is None else float(q.cutoff) for q in each])
+        if law.quantile is not None:  # none: these draws came from P itself
+            cutoff = np.where(np.isnan(law.quantile), math.nan, cutoff)
+        columns[f"sigma_{law.name}"] = [float(q.sigma) for q in each]
+        columns[f"cutoff_{law.name}"] = cutoff
         if law.quantile is not None:
             columns[f"quantile_{law.name}"] = law.quantile
         columns[f"draws_{law.name}"] = law.draws
@@ -111,6 +134,7 @@ def certificate_columns(
         columns[f"lower_{law.name}"] = law.lower
     columns["radius_np"] = plain.radius
     columns["radius_dsrs"] = radius
+    columns["multiplier_np"] = plain.multipliers[:, 0]
     columns["multiplier_p"] = joint.multipliers[:, 0]
     for law, multipliers in zip(evidence, joint.multipliers[:, 1:].T, strict=True):
         columns[f"multiplier_{law.name}"] = multipliers
@@ -120,6 +144,10 @@ def certificate_columns(
         "status": status,
         "path": joint.path,
     }
+
+
+def _law_of(law: RadialLaw | Sequence[RadialLaw], row: int) -> RadialLaw:
+    return law if isinstance(law, RadialLaw) else law[row]
 
 
 def _cell(value: Any) -> str:

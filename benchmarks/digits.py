@@ -28,7 +28,9 @@ OWN["smoothmix"] = {"weight": 1.0, "step_size": 0.5}
 DRAWS, ALPHA = 4000, 0.001
 
 
-def measured(recipe: Recipe, training: data.Dataset, test: data.Dataset) -> tuple[float, ...]:
+def measured(
+    recipe: Recipe, training: data.ArrayDataset, test: data.ArrayDataset
+) -> tuple[float, ...]:
     """(seconds, right under noise, certified accuracy at 0.5, mean radius) of one run."""
     seen: list[EpochInfo] = []
     clock = time.perf_counter()

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from dsrs_jax import models
 from dsrs_jax.convert.pytorch_models import pytorch_model
-from dsrs_jax.data import Dataset
+from dsrs_jax.data import ArrayDataset as Dataset
 from dsrs_jax.train import METHODS, Recipe, train
 
 

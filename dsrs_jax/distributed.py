@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -136,3 +138,54 @@ def _any_failed(failed: bool) -> bool:
     if jax.process_count() == 1:
         return failed
     return bool(np.any(multihost_utils.process_allgather(np.array(failed))))
+
+
+class Group(NamedTuple):
+    """The processes of a run: the number of this one, and how many there are."""
+
+    process: int
+    processes: int
+
+
+@contextlib.contextmanager
+def rendezvous(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    distributed: bool,
+) -> Iterator[Group]:
+    """All processes are inside at the same time; none leaves before every one is ready to.
+
+    After it they do not know one another any more: JAX ends all processes that are joined when
+    one of them dies, and here a lost host must cost its own share only. Arguments and errors are
+    those of `initialize`; without any, a cluster is looked for in the environment.
+    """
+    nothing_given = (coordinator, num_processes, process_id) == (None, None, None)
+    initialize(
+        coordinator, num_processes, process_id, distributed or (nothing_given and in_cluster())
+    )
+    if not jax.distributed.is_initialized():
+        yield Group(0, 1)
+        return
+    try:
+        yield Group(jax.process_index(), jax.process_count())
+    finally:
+        jax.distributed.shutdown()  # waits for all
+
+
+def in_cluster() -> bool:
+    """Whether the environment says that this is one process of several, in a way JAX knows.
+
+    Slurm (a step of several tasks), Open MPI, TPU hosts that know their peers, and an indexed job
+    of Kubernetes.
+    """
+    found = os.environ
+    slurm = "SLURM_STEP_NODELIST" in found and _count(found.get("SLURM_NTASKS")) > 1
+    open_mpi = _count(found.get("OMPI_COMM_WORLD_SIZE")) > 1
+    tpu_hosts = found.get("TPU_PROCESS_ADDRESSES") or found.get("TPU_WORKER_HOSTNAMES") or ""
+    kubernetes = "KUBERNETES_SERVICE_HOST" in found and "JOB_COMPLETION_INDEX" in found
+    return slurm or open_mpi or "," in tpu_hosts or kubernetes
+
+
+def _count(text: str | None) -> int:
+    return int(text) if text is not None and text.isdecimal() else 1

@@ -4,13 +4,14 @@
 
     config.json        what the votes depend on
     model/             the small model, where none was given
-    votes.jsonl        one record an image, appended as they come (sampling/records.py)
+    votes/             the records of all images, a file a block (sampling/records.py)
     certificates.csv   one row an image
     report.png         certified accuracy against radius
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -19,14 +20,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from numpy.typing import NDArray
 from rich.console import Console
 
-from dsrs_jax import data, noise, report, sampling, train
-from dsrs_jax.certify import certify, interval, last_on_grid, lower_bound
-from dsrs_jax.certify.thresholds import pools, threshold
+from dsrs_jax import data, distributed, noise, report, sampling, train
+from dsrs_jax.certify import certify, last_on_grid, lower_bound
+from dsrs_jax.certify.thresholds import threshold
+from dsrs_jax.collection import Protocol, collect
 from dsrs_jax.convert import cached
-from dsrs_jax.errors import UserError
+from dsrs_jax.errors import IncompleteError, UserError
 from dsrs_jax.models import (
     Classifier,
     ModelMetadata,
@@ -39,6 +42,7 @@ from dsrs_jax.noise import RadialLaw
 # The digits' default: chosen by measurement (README, "Which second law?").
 DIGITS_SIGMA, DIGITS_K, DIGITS_EPOCHS = 0.5, 28.0, 150
 DEFAULT_INSIDE = (0.2, 0.4, 0.6, 0.8)
+_WORTH_TUNING = 1_000_000  # draws: a run with fewer would not win back the search for a batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,64 +74,71 @@ class Settings:
     batch: int | None = None
     seed: int = 0
     out: str | None = None
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    distributed: bool = False
+    patience: float = 60.0
 
 
-@dataclasses.dataclass(frozen=True)
-class _Protocol:
-    """The laws that are drawn from, and how the failure probability is shared between them."""
-
-    law: RadialLaw
-    inside: tuple[RadialLaw, ...]  # P truncated: read off P's own draws
-    scaled: tuple[RadialLaw, ...]  # P with another sigma: drawn separately
-    rules: tuple[str, ...]  # P truncated by a rule: drawn separately
-    n: int
-    alpha: float
-    one_sided: bool
-
-    @property
-    def share(self) -> float:
-        """Failure probability of each of the J + 1 bounds; together they fail with alpha."""
-        return self.alpha / (1 + len(self.inside) + len(self.scaled) + len(self.rules))
-
-    @property
-    def cutoffs(self) -> list[float]:
-        return [law.cutoff for law in self.inside if law.cutoff is not None]
-
-    def lower(
-        self, votes: NDArray[np.int64], draws: NDArray[np.int64], alpha: float
-    ) -> NDArray[np.float64]:
-        if self.one_sided:
-            return lower_bound(votes, draws, alpha)
-        return interval(votes, draws, alpha)[0]
-
-
-def run(settings: Settings, console: Console) -> None:
+def run(settings: Settings, console: Console, again: str = "the same command") -> None:
     """Certifies a data set as the settings say, continuing what an earlier run left.
+
+    With several processes each works on its share of the images, and process 0 gathers all
+    records at the end and writes certificates and report.
+
+    Args:
+        settings: see `Settings`.
+        console: where progress and the table go.
+        again: the command line that completes a run, for messages.
 
     Raises:
         UserError: a setting is wrong, or a file is missing or damaged; nothing is lost.
+        IncompleteError: some images could not be read, or a process was lost; all else is done.
     """
     _check(settings)
     dataset = data.load(settings.dataset, settings.split, settings.data_dir)
     indices = _chosen_indices(settings, len(dataset))
-    out = Path(settings.out or Path("runs") / settings.dataset)
+    out = epath.Path(settings.out or Path("runs") / settings.dataset)
     stages: dict[str, float] = {}
-
-    clock = time.perf_counter()
-    classifier = _classifier(settings, dataset, out, console)
-    law = _law(settings, classifier.metadata)
-    stages["model"] = time.perf_counter() - clock
-    protocol = _protocol(settings, law)
-    clock = time.perf_counter()
-    _announce_largest_radius(protocol, console)
-    stages["certification"] = time.perf_counter() - clock
-
-    with sampling.RunDirectory(out, _vote_settings(settings, protocol, classifier)) as directory:
+    with contextlib.ExitStack() as stack:
+        # While all processes are here, none writes: they agree on what is missing.
+        with distributed.rendezvous(
+            settings.coordinator,
+            settings.num_processes,
+            settings.process_id,
+            settings.distributed,
+        ) as group:
+            clock = time.perf_counter()
+            classifier = _classifier(settings, dataset, out, group, console)
+            law = _law(settings, classifier.metadata)
+            stages["model"] = time.perf_counter() - clock
+            protocol = _protocol(settings, law)
+            clock = time.perf_counter()
+            if group.process == 0:
+                _announce_largest_radius(protocol, console)
+            stages["certification"] = time.perf_counter() - clock
+            directory = stack.enter_context(
+                sampling.RunDirectory(
+                    out, _vote_settings(settings, protocol, classifier, dataset), group.process
+                )
+            )
+            missing = [index for index in indices if not directory.has(index)]
+            stack.enter_context(sampling.Presence(out, group.process, settings.patience))
         clock = time.perf_counter()
-        _sample(settings, protocol, classifier, dataset, indices, directory, console)
+        if group.process == 0 and 0 < len(missing) < len(indices):
+            console.print(
+                f"{len(indices) - len(missing)} of {len(indices)} images were done before."
+            )
+        share = missing[group.process :: group.processes]
+        _sample(settings, protocol, classifier, dataset, share, directory, group, console)
+        if group.process != 0:
+            return
+        _gather(settings, indices, directory, group, again, console)
         stages["sampling"] = time.perf_counter() - clock
         clock = time.perf_counter()
-        columns = _certify_records(settings, protocol, [directory.records[i] for i in indices])
+        records = [directory.records[index] for index in indices]
+        columns = _certify_records(settings, protocol, records)
         stages["certification"] += time.perf_counter() - clock
         clock = time.perf_counter()
         sampling.write_whole(out / "certificates.csv", report.csv_text(columns))
@@ -139,13 +150,57 @@ def run(settings: Settings, console: Console) -> None:
             f"{settings.dataset} {settings.split}, {len(indices)} images; "
             f"N = {settings.n:,}, α = {settings.alpha:g}\n{noise.describe(law)}"
         )
-        report.draw_curves(out / "report.png", methods, title)
+        sampling.write_whole(out / "report.png", report.curves(methods, title))
         stages["report"] = time.perf_counter() - clock
     console.print(report.accuracy_table(methods))
     console.print(
         "seconds: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in stages.items())
     )
     console.print(f"{out / 'certificates.csv'}, {out / 'report.png'}", soft_wrap=True)
+    unreadable = [record for record in records if sampling.UNREADABLE in record]
+    for record in unreadable:
+        console.print(f"unreadable: {record[sampling.UNREADABLE]}", soft_wrap=True)
+    if unreadable:
+        raise IncompleteError(
+            f"{_some([record['index'] for record in unreadable])} could not be read; all others "
+            f"are done. Mend the files, then: {again}"
+        )
+
+
+def _gather(
+    settings: Settings,
+    indices: list[int],
+    directory: sampling.RunDirectory,
+    group: distributed.Group,
+    again: str,
+    console: Console,
+) -> None:
+    """Waits for the records of the other processes."""
+
+    def absent() -> list[int]:
+        directory.refresh()
+        return [index for index in indices if index not in directory.records]
+
+    lost: list[int] = []
+    if group.processes > 1 and absent():
+        console.print(f"This process's share is done; waiting for {group.processes - 1} others.")
+        lost = sampling.wait_for_others(
+            directory.path, range(1, group.processes), settings.patience, lambda: not absent()
+        )
+    if missing := absent():
+        who = ", ".join(str(process) for process in lost) or "none that is known of"
+        raise IncompleteError(
+            f"{_some(missing)} of {len(indices)} missing (lost processes: {who}); all else is "
+            f"kept. This completes them, with any number of processes: {again}"
+        )
+
+
+def _some(indices: list[int]) -> str:
+    """How many images, and which."""
+    shown = ", ".join(str(index) for index in indices[:10])
+    more = ", ..." if len(indices) > 10 else ""
+    noun = "image" if len(indices) == 1 else "images"
+    return f"{len(indices)} {noun} (index {shown}{more})"
 
 
 def _check(settings: Settings) -> None:
@@ -170,6 +225,8 @@ def _check(settings: Settings) -> None:
         raise UserError(
             "--noise gaussian has k = 0 and eta = 2; use --noise general-gaussian for others"
         )
+    if not settings.patience > 0.0:
+        raise UserError(f"--patience must be positive, got {settings.patience:g}")
     for rule in settings.q_threshold:
         threshold(rule, 0.5)
 
@@ -187,7 +244,11 @@ def _chosen_indices(settings: Settings, size: int) -> list[int]:
 
 
 def _classifier(
-    settings: Settings, dataset: data.Dataset, out: Path, console: Console
+    settings: Settings,
+    dataset: data.Dataset,
+    out: epath.Path,
+    group: distributed.Group,
+    console: Console,
 ) -> Classifier:
     from_file = settings.model is not None and Path(settings.model).is_file()
     if not from_file and (settings.arch or settings.input_scaling):
@@ -201,12 +262,21 @@ def _classifier(
         raise UserError(
             f"--dataset {settings.dataset} needs --model DIR; scripts/train.py makes one"
         )
+    elif group.processes > 1 or sampling.is_remote(out):
+        raise UserError(
+            "several processes, or a bucket as --out, need --model; a run of one process makes "
+            "one, runs/digits/model"
+        )
     elif (out / "model").exists():
         classifier = load_model(out / "model", settings.dtype)
     else:
         classifier = _train_digits(settings, out, console)
     metadata = classifier.metadata
-    if (metadata.image_shape, metadata.classes) != (dataset.image_shape, dataset.classes):
+    # Files of one's own need not show every class of the model.
+    fits = dataset.classes == metadata.classes or (
+        dataset.name in ("folder", "npz") and dataset.classes <= metadata.classes
+    )
+    if metadata.image_shape != dataset.image_shape or not fits:
         raise UserError(
             f"the model {metadata.arch} takes images {metadata.image_shape} of "
             f"{metadata.classes} classes, {dataset.name} has {dataset.image_shape} of "
@@ -215,12 +285,12 @@ def _classifier(
     return classifier
 
 
-def _train_digits(settings: Settings, out: Path, console: Console) -> Classifier:
+def _train_digits(settings: Settings, out: epath.Path, console: Console) -> Classifier:
     sigma = DIGITS_SIGMA if settings.sigma is None else settings.sigma
     k = DIGITS_K if settings.k is None else settings.k
     k = 0.0 if settings.noise == "gaussian" else k
     eta = 2.0 if settings.eta is None else settings.eta
-    training = data.load("digits", "train")
+    training = data.in_memory(data.load("digits", "train"))
     recipe = train.Recipe(
         arch="digits_cnn",
         method="smoothmix",
@@ -274,10 +344,10 @@ def _law(settings: Settings, trained: ModelMetadata) -> RadialLaw:
     )
 
 
-def _protocol(settings: Settings, law: RadialLaw) -> _Protocol:
+def _protocol(settings: Settings, law: RadialLaw) -> Protocol:
     any_q = settings.q_sigma or settings.q_inside or settings.q_threshold
     quantiles = settings.q_inside if any_q else DEFAULT_INSIDE
-    return _Protocol(
+    return Protocol(
         law=law,
         inside=tuple(law.truncated(quantile) for quantile in sorted(quantiles)),
         scaled=tuple(law.with_sigma(sigma) for sigma in settings.q_sigma),
@@ -289,12 +359,13 @@ def _protocol(settings: Settings, law: RadialLaw) -> _Protocol:
 
 
 def _vote_settings(
-    settings: Settings, protocol: _Protocol, classifier: Classifier
+    settings: Settings, protocol: Protocol, classifier: Classifier, dataset: data.Dataset
 ) -> dict[str, Any]:
     law = protocol.law
     return {
         "dataset": settings.dataset,
         "split": settings.split,
+        "index_order": dataset.order,
         "sigma": law.sigma,
         "k": law.k,
         "eta": law.eta,
@@ -312,7 +383,7 @@ def _vote_settings(
     }
 
 
-def _announce_largest_radius(protocol: _Protocol, console: Console) -> None:
+def _announce_largest_radius(protocol: Protocol, console: Console) -> None:
     n, share = np.array([protocol.n]), protocol.share
     plain = certify(protocol.law, protocol.lower(n, n, protocol.alpha)).radius[0]
     base = protocol.lower(n, n, share)
@@ -339,94 +410,65 @@ def _announce_largest_radius(protocol: _Protocol, console: Console) -> None:
 
 def _sample(
     settings: Settings,
-    protocol: _Protocol,
+    protocol: Protocol,
     classifier: Classifier,
     dataset: data.Dataset,
-    indices: list[int],
+    missing: list[int],
     directory: sampling.RunDirectory,
+    group: distributed.Group,
     console: Console,
 ) -> None:
-    missing = [index for index in indices if index not in directory.records]
+    """Draws and records this process's share of the images."""
     if not missing:
         return
-    if len(missing) < len(indices):
-        console.print(f"{len(indices) - len(missing)} of {len(indices)} images were done before.")
-    width = jax.local_device_count()
-    with report.progress(console, "sampling", len(missing), "images") as advance:
-        for start in range(0, len(missing), width):
-            block = missing[start : start + width]
-            directory.append(_records(settings, protocol, classifier, dataset, block))
-            advance(len(block))
+    sampler = sampling.Sampler(
+        classifier,
+        seed=settings.seed,
+        cutoffs=protocol.cutoffs,
+        batch=settings.batch,
+        on_smaller=lambda batch: console.print(
+            f"The devices' memory is full: going on with --batch {batch}."
+        ),
+    )
+    if settings.batch is None:
+        _find_batch(protocol, sampler, dataset.image_shape, len(missing), directory)
+    what = "sampling" if group.processes == 1 else f"sampling ({group.process})"
+    with report.progress(console, what, len(missing), "images") as advance:
+        collect(protocol, sampler, data.read_ahead(dataset, missing), directory, advance)
 
 
-def _records(
-    settings: Settings,
-    protocol: _Protocol,
-    classifier: Classifier,
-    dataset: data.Dataset,
-    block: list[int],
-) -> list[dict[str, Any]]:
-    """Draws all that the protocol asks for on a block of images."""
-    images, labels = dataset.images[block], dataset.labels[block]
-
-    def votes(laws: RadialLaw | list[RadialLaw], rows: list[int], **options: Any) -> sampling.Votes:
-        return sampling.count_votes(
-            classifier,
-            images[rows],
-            labels[rows],
-            laws,
-            protocol.n,
-            indices=np.asarray(block)[rows],
-            seed=settings.seed,
-            batch=settings.batch,
-            **options,
-        )
-
-    everyone = list(range(len(block)))
-    base = votes(protocol.law, everyone, cutoffs=protocol.cutoffs)
-    right = base.right[:, -1]
-    records: list[dict[str, Any]] = [
-        {
-            "index": index,
-            "label": int(labels[i]),
-            "p": {"draws": base.draws[i].tolist(), "votes": base.right[i].tolist()},
-            "scaled": [],
-            "threshold": [],
-        }
-        for i, index in enumerate(block)
-    ]
-    for law in protocol.scaled:
-        counted = votes(law, everyone).right[:, -1]
-        for record, count in zip(records, counted, strict=True):
-            record["scaled"].append(int(count))
-    for rule in protocol.rules:
-        lower = protocol.lower(right, np.full_like(right, protocol.n), protocol.share)
-        pooled = [i for i in everyone if pools(rule) and right[i] == protocol.n]
-        others = [i for i in everyone if i not in pooled]
-        if pooled:
-            more = votes(protocol.law, pooled, first=protocol.n).right[:, -1]
-            for i, count in zip(pooled, more, strict=True):
-                records[i]["threshold"].append({"pooled": True, "votes": int(count)})
-        if others:
-            quantiles = [threshold(rule, float(lower[i])) for i in others]
-            laws = [protocol.law.truncated(quantile) for quantile in quantiles]
-            counted = votes(laws, others).right[:, -1]
-            for i, quantile, count in zip(others, quantiles, counted, strict=True):
-                records[i]["threshold"].append({"quantile": quantile, "votes": int(count)})
-    return records
+def _find_batch(
+    protocol: Protocol,
+    sampler: sampling.Sampler,
+    image_shape: tuple[int, int, int],
+    images: int,
+    directory: sampling.RunDirectory,
+) -> None:
+    """The fastest batch on this kind of device: remembered, or measured where that pays."""
+    device = f"{jax.local_devices()[0].device_kind} x {sampler.devices}"
+    sampler.batch = directory.batch(device)
+    if sampler.batch is None and images * protocol.n >= _WORTH_TUNING:
+        grey = np.full(image_shape, 0.5, dtype=np.float32)
+        directory.remember_batch(device, sampler.tune(grey, protocol.law))
 
 
 def _certify_records(
-    settings: Settings, protocol: _Protocol, records: list[dict[str, Any]]
+    settings: Settings, protocol: Protocol, records: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """The columns of `certificates.csv`, a row for each record."""
     share, n = protocol.share, protocol.n
-    draws = np.array([record["p"]["draws"] for record in records])
-    right = np.array([record["p"]["votes"] for record in records])
-    total = right[:, -1]
-    plain = certify(protocol.law, protocol.lower(total, np.full_like(total, n), protocol.alpha))
+    none = [0] * (len(protocol.inside) + 1)
+    known = [record.get("p", {"draws": none, "votes": none}) for record in records]
+    draws = np.array([entry["draws"] for entry in known])
+    right = np.array([entry["votes"] for entry in known])
+    # An image that was given up, or could not be read, has radius 0 whatever its bounds.
+    whole = np.array(["label" in record and "abstained" not in record for record in records])
+    drawn, total = draws[:, -1], right[:, -1]
+    plain = certify(
+        protocol.law, np.where(whole, protocol.lower(total, drawn, protocol.alpha), 0.0)
+    )
 
-    base = protocol.lower(total, np.full_like(total, n), share)
+    base = np.where(whole, protocol.lower(total, drawn, share), 0.0)
     laws: list[RadialLaw | list[RadialLaw]] = []
     evidence: list[report.Evidence] = []
 
@@ -437,24 +479,29 @@ def _certify_records(
         count: NDArray[np.int64],
         quantile: NDArray[np.float64] | None = None,
     ) -> None:
-        lower = protocol.lower(count, drawn, share)
+        lower = np.where(whole, protocol.lower(count, drawn, share), 0.0)
         laws.append(law)
         evidence.append(report.Evidence(name, drawn, count, lower, quantile))
+
+    rows = list(zip(records, whole.tolist(), strict=True))
+    pooled, more = np.zeros(len(records), dtype=bool), np.zeros(len(records), dtype=np.int64)
+
+    def votes_of(entries: list[dict[str, Any]]) -> NDArray[np.int64]:
+        return np.array([entry.get("votes", 0) for entry in entries], dtype=np.int64)
 
     for j, law in enumerate(protocol.inside):
         add(f"inside_{law.quantile:.4g}", law, draws[:, j], right[:, j])
     for j, law in enumerate(protocol.scaled):
-        count = np.array([record["scaled"][j] for record in records])
-        add(f"sigma_{law.sigma:g}", law, np.full_like(count, n), count)
+        count = votes_of([record["scaled"][j] if ok else {} for record, ok in rows])
+        add(f"sigma_{law.sigma:g}", law, np.where(whole, n, 0), count)
     for j, rule in enumerate(protocol.rules):
-        entries = [record["threshold"][j] for record in records]
+        entries = [record["threshold"][j] if ok else {} for record, ok in rows]
         quantile = np.array([entry.get("quantile", math.nan) for entry in entries])
         each = [protocol.law.truncated(entry.get("quantile", 0.5)) for entry in entries]
-        count = np.array([entry["votes"] for entry in entries])
-        add(f"threshold_{rule}", each, np.full_like(count, n), count, quantile)
+        add(f"threshold_{rule}", each, np.where(whole, n, 0), votes_of(entries), quantile)
+        pooled |= np.array(["pooled" in entry for entry in entries])
+        more += np.array([entry["votes"] if "pooled" in entry else 0 for entry in entries])
     joint = certify(protocol.law, base, laws, [law.lower for law in evidence])
-    pooled = np.array([any("pooled" in e for e in record["threshold"]) for record in records])
-    more = np.array([sum(e["votes"] for e in r["threshold"] if "pooled" in e) for r in records])
     # Neyman-Pearson from 2N draws of P, at P's own share (design: the rules with a plus).
     twice = certify(protocol.law, lower_bound(np.where(pooled, total + more, 0), 2 * n, share))
     used = joint.replaced_by(twice, pooled)
@@ -462,11 +509,12 @@ def _certify_records(
     if settings.search == "grid":
         start = certify(protocol.law, base).radius
         radius = np.where(pooled, radius, last_on_grid(start, radius, settings.grid_unit))
-    status = np.where(pooled & (radius > 0.0), "pooled", used.status)
+    status = np.where(pooled & (radius > 0.0), "pooled", used.status.astype("U10"))
+    status = np.where([sampling.UNREADABLE in record for record in records], "unreadable", status)
     return {
         "index": [record["index"] for record in records],
-        "label": [record["label"] for record in records],
-        "n": [n] * len(records),
+        "label": [record.get("label", -1) for record in records],
+        "n": drawn,
         "votes": total,
         **report.certificate_columns(plain, used, radius, status, evidence),
     }

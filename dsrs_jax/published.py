@@ -400,6 +400,11 @@ def _law(settings: Settings) -> RadialLaw:
             raise UserError("--noise gaussian has k = 0")
     elif settings.k is None:
         raise UserError("--published with --noise general-gaussian needs --k")
+    if settings.dataset not in data.IMAGE_SHAPES:
+        raise UserError(
+            f"--published does not know the images of {settings.dataset!r}; "
+            f"known: {', '.join(data.IMAGE_SHAPES)}"
+        )
     dimension = math.prod(data.IMAGE_SHAPES[settings.dataset])
     return noise.generalized_gaussian(dimension, settings.sigma, settings.k or 0.0)
 
@@ -474,7 +479,7 @@ def _write(
         f"{settings.model_name}, {size} images; {settings.bounds} bounds, "
         f"α = {settings.alpha:g}\n{noise.describe(loaded.law)}"
     )
-    report.draw_curves(out / "report.png", methods, title)
+    write_whole(out / "report.png", report.curves(methods, title))
     if settings.write_published is not None:
         _write_published(Path(settings.write_published), loaded, results)
 

@@ -16,6 +16,7 @@ The same command continues a run that was interrupted. `--help` lists the option
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from typing import Any
 
@@ -23,7 +24,7 @@ from rich.console import Console
 
 from dsrs_jax import pipeline, published
 from dsrs_jax.command_line import OneLineParser, exit_code
-from dsrs_jax.data import DATASETS, IMAGE_SHAPES, SPLITS
+from dsrs_jax.data import DATASETS, SPLITS
 from dsrs_jax.errors import UserError
 from dsrs_jax.models import ARCHITECTURES, DTYPES, SCALINGS
 
@@ -43,8 +44,13 @@ def parse(argv: list[str] | None) -> pipeline.Settings | published.Settings:
         allow_abbrev=False,
     )
     option = parser.add_argument
-    option("--dataset", choices=IMAGE_SHAPES)
-    option("--data-dir", metavar="DIR", help="folder with the files of --dataset mnist")
+    option("--dataset", choices=DATASETS)
+    option(
+        "--data-dir",
+        metavar="DIR|tfds:NAME",
+        help="folder with the files of --dataset (npz: the file), or a set that "
+        "tensorflow-datasets built",
+    )
     option("--split", choices=SPLITS)
     option(
         "--model",
@@ -93,9 +99,33 @@ def parse(argv: list[str] | None) -> pipeline.Settings | published.Settings:
     option("--skip", type=int, help="every SKIP-th image")
     option("--start", type=int)
     option("--stop", type=int, help="-1: to the end")
-    option("--batch", type=int, help="draws in flight on a device; votes do not depend on it")
+    option(
+        "--batch",
+        type=int,
+        help="draws in flight on a device; default: the fastest one, measured where that pays "
+        "(votes do not depend on it)",
+    )
     option("--seed", type=int)
     option("--out", metavar="DIR", help="default: runs/DATASET or runs/MODEL_NAME")
+    hosts = parser.add_argument_group(
+        "several processes, on as many hosts: start the same command in each, with one --out that "
+        "all can reach"
+    )
+    hosts.add_argument(
+        "--distributed",
+        action="store_true",
+        help="find the processes from the cluster (TPU, Slurm, Open MPI, Kubernetes); without it "
+        "that is done where the environment names several",
+    )
+    hosts.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+    hosts.add_argument("--num-processes", type=int, metavar="P")
+    hosts.add_argument("--process-id", type=int, metavar="I", help="0 ... P - 1")
+    hosts.add_argument(
+        "--patience",
+        type=float,
+        metavar="S",
+        help=f"seconds of silence after which process 0 gives another up; {default.patience:g}",
+    )
     results = parser.add_argument_group("published sampling results instead of a model")
     results.add_argument(
         "--published", metavar="DIR", help="a folder in the layout of the paper's authors"
@@ -122,11 +152,6 @@ def _settings(given: dict[str, Any]) -> pipeline.Settings | published.Settings:
     for name, field in fields.items():
         if field.default is dataclasses.MISSING and name not in given:
             raise UserError(f"--published needs {_spelled(name)}")
-    if not from_files and given.get("dataset", DATASETS[0]) not in DATASETS:
-        raise UserError(
-            f"--dataset {given['dataset']} is known only to --published; "
-            f"images can be read of: {', '.join(DATASETS)}"
-        )
     return kind(**given)
 
 
@@ -134,15 +159,29 @@ def _spelled(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def _again(argv: list[str] | None) -> str:
+    """This command as one process would be given it."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    for option in ("--coordinator", "--num-processes", "--process-id"):
+        for i in reversed(range(len(words))):
+            if words[i] == option:
+                del words[i : i + 2]
+            elif words[i].startswith(f"{option}="):
+                del words[i]
+    words = [word for word in words if word != "--distributed"]
+    return shlex.join(["python", "scripts/certify.py", *words])
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 done, 2 a mistake of the user's, 130 interrupted (the same command goes on)."""
+    """Exit code: 0 done, 1 done but for images that a line names, 2 a mistake of the user's,
+    130 interrupted, 143 terminated (the same command goes on)."""
 
     def action() -> None:
         settings = parse(argv)
         if isinstance(settings, published.Settings):
             published.run(settings, Console())
         else:
-            pipeline.run(settings, Console())
+            pipeline.run(settings, Console(), _again(argv))
 
     return exit_code("certify.py", action, interrupted="the same command continues this run")
 

@@ -142,7 +142,7 @@ def run(settings: argparse.Namespace) -> None:
 
 def _read(
     settings: argparse.Namespace,
-) -> tuple[Recipe, data.Dataset, data.Dataset, Path | None]:
+) -> tuple[Recipe, data.ArrayDataset, data.ArrayDataset, Path | None]:
     given = vars(settings)
     arch = settings.arch or _ARCH.get(settings.dataset)
     if arch is None:
@@ -150,7 +150,8 @@ def _read(
     names = Recipe.__dataclass_fields__.keys() - {"arch", "entropy_weight"}
     recipe = Recipe(arch=arch, **{name: given[name] for name in names})
     training, test = (
-        data.load(settings.dataset, split, settings.data_dir) for split in ("train", "test")
+        data.in_memory(data.load(settings.dataset, split, settings.data_dir))
+        for split in ("train", "test")
     )
     if settings.pretrained is None:
         return recipe, training, test, None

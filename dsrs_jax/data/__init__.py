@@ -3,20 +3,51 @@
 A new dataset is one new file with `load(split, data_dir)` and one line in `_LOADERS`.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from dsrs_jax.data import digits, mnist
-from dsrs_jax.data.dataset import Dataset
+from dsrs_jax.data import cifar10, digits, files, mnist, npz, tfds
+from dsrs_jax.data.dataset import (
+    ArrayDataset,
+    Dataset,
+    Example,
+    LazyDataset,
+    UnreadableImage,
+    in_memory,
+    read_ahead,
+)
 from dsrs_jax.errors import UserError
 
-__all__ = ["DATASETS", "IMAGE_SHAPES", "SPLITS", "Dataset", "load"]
+__all__ = [
+    "DATASETS",
+    "IMAGE_SHAPES",
+    "SPLITS",
+    "ArrayDataset",
+    "Dataset",
+    "Example",
+    "LazyDataset",
+    "UnreadableImage",
+    "in_memory",
+    "load",
+    "read_ahead",
+]
 
 SPLITS = ("train", "test")
 
-_LOADERS = {"digits": digits.load, "mnist": mnist.load}
+_LOADERS: dict[str, Callable[[str, Path | None], Dataset]] = {
+    "digits": digits.load,
+    "mnist": mnist.load,
+    "fashionmnist": partial(mnist.load, name="fashionmnist"),
+    "cifar10": cifar10.load,
+    "tinyimagenet": files.load_tinyimagenet,
+    "imagenet": files.load_imagenet,
+    "folder": files.load_folder,
+    "npz": npz.load,
+}
 DATASETS = tuple(_LOADERS)
 
-# (H, W, C) of every dataset that results are published for, whether it can be loaded or not.
+# (H, W, C) of every dataset that results are published for.
 IMAGE_SHAPES = {
     "digits": (8, 8, 1),
     "mnist": (28, 28, 1),
@@ -29,11 +60,14 @@ IMAGE_SHAPES = {
 def load(name: str, split: str = "test", data_dir: str | Path | None = None) -> Dataset:
     """The dataset called `name`, one of DATASETS, and its `split`, one of SPLITS.
 
-    `data_dir` is the folder with the files of a set that does not ship with a library.
+    `data_dir` is the folder (npz: the file) of a set that does not ship with a library, or
+    "tfds:NAME" for one that tensorflow-datasets built.
     Raises UserError for an unknown name or split, and for missing or damaged files.
     """
     if name not in _LOADERS:
         raise UserError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    if data_dir is not None and str(data_dir).startswith(tfds.PREFIX):
+        return tfds.load(name, split, str(data_dir).removeprefix(tfds.PREFIX))
     return _LOADERS[name](split, None if data_dir is None else Path(data_dir))

@@ -1,35 +1,169 @@
 """What every dataset looks like to the rest of the package."""
 
+from __future__ import annotations
+
+import abc
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from dsrs_jax.errors import UserError
 
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """One split of a labelled image set, held in memory.
+# What an index means: its place in the set's original order, or a place in an order that
+# somebody shuffled and that holds only for these very files.
+ORIGINAL, SHUFFLED = "original", "shuffled"
 
-    `images` are float32 (N, H, W, C) in [0, 1], the space in which noise is added and radii are
-    measured; `labels` are int32 (N,) in [0, classes). The order is the original one and never
-    changes: an index names an image in every record that is written about it.
+
+class UnreadableImage(Exception):
+    """One image cannot be read; the others can. The message says which and why, in one line."""
+
+
+class Dataset(abc.ABC):
+    """One split of a labelled image set: index -> (image, label).
+
+    Images are float32 (H, W, C) in [0, 1], the space in which noise is added and radii are
+    measured; labels are in [0, classes). An index names an image in every record about it.
+
+    Attributes:
+        name, split: as they were asked for.
+        classes: number of classes.
+        image_shape: (H, W, C) of every image.
+        order: what an index means, ORIGINAL or SHUFFLED.
     """
 
     name: str
     split: str
-    images: Float32[np.ndarray, "images height width channels"]
-    labels: Int32[np.ndarray, "images"]
     classes: int
+    image_shape: tuple[int, int, int]
+    order: str
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of one image."""
-        height, width, channels = self.images.shape[1:]
-        return height, width, channels
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def __getitem__(self, index: int) -> tuple[Float32[np.ndarray, "height width channels"], int]:
+        """The image and the label at `index`.
+
+        Raises:
+            UnreadableImage: this image is damaged.
+            IndexError: there is no such index.
+        """
+
+
+class ArrayDataset(Dataset):
+    """A set in memory: `images` float32 (N, H, W, C), `labels` int32 (N,)."""
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        images: Float32[np.ndarray, "images height width channels"],
+        labels: Int32[np.ndarray, " images"],
+        classes: int,
+        order: str = ORIGINAL,
+    ) -> None:
+        self.name, self.split, self.classes, self.order = name, split, classes, order
+        self.images, self.labels = images, labels
+        height, width, channels = images.shape[1:]
+        self.image_shape = (height, width, channels)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Float32[np.ndarray, "height width channels"], int]:
-        """The image (H, W, C) and the label at `index`; IndexError beyond the end."""
         return self.images[index], int(self.labels[index])
+
+
+class LazyDataset(Dataset):
+    """A set of `size` images that `read` reads when they are asked for, in several threads."""
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        size: int,
+        read: Callable[[int], tuple[np.ndarray, int]],
+        classes: int,
+        image_shape: tuple[int, int, int],
+        order: str = ORIGINAL,
+    ) -> None:
+        self.name, self.split, self.classes, self.order = name, split, classes, order
+        self.image_shape, self._size, self._read = image_shape, size, read
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: int) -> tuple[Float32[np.ndarray, "height width channels"], int]:
+        if not 0 <= index < self._size:
+            raise IndexError(index)
+        image, label = self._read(index)
+        if image.shape != self.image_shape:
+            raise UnreadableImage(
+                f"image {index} of {self.name} has the shape {image.shape}, "
+                f"the others {self.image_shape}"
+            )
+        return image, label
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image as `read_ahead` gives it; `problem` says why there is none."""
+
+    index: int
+    image: np.ndarray | None
+    label: int
+    problem: str = ""
+
+
+def read_ahead(
+    dataset: Dataset, indices: Sequence[int], *, ahead: int = 64, threads: int = 4
+) -> Iterator[Example]:
+    """The images at `indices`, in that order, decoded by threads up to `ahead` images early."""
+
+    def read(index: int) -> Example:
+        try:
+            return Example(index, *dataset[index])
+        except UnreadableImage as error:
+            return Example(index, None, -1, str(error))
+
+    if isinstance(dataset, ArrayDataset):
+        yield from map(read, indices)
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    try:
+        waiting: deque[Future[Example]] = deque()
+        for index in indices:
+            waiting.append(pool.submit(read, index))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def in_memory(dataset: Dataset) -> ArrayDataset:
+    """The whole set in memory, as training wants it.
+
+    Raises:
+        UserError: an image cannot be read, or the set is too large.
+    """
+    if isinstance(dataset, ArrayDataset):
+        return dataset
+    try:
+        images = np.empty((len(dataset), *dataset.image_shape), np.float32)
+    except MemoryError as error:
+        raise UserError(
+            f"{dataset.name} {dataset.split}, {len(dataset)} images of {dataset.image_shape}, "
+            "does not fit in this machine's memory"
+        ) from error
+    labels = np.empty(len(dataset), np.int32)
+    for example in read_ahead(dataset, range(len(dataset))):
+        if example.image is None:
+            raise UserError(f"{example.problem}; take it out or mend it")
+        images[example.index], labels[example.index] = example.image, example.label
+    return ArrayDataset(dataset.name, dataset.split, images, labels, dataset.classes, dataset.order)

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-from dsrs_jax.data.dataset import Dataset
+from dsrs_jax.data.dataset import ArrayDataset
 
 TEST_STRIDE = 5  # indices 0, 5, 10, … are the 360 test images, the other 1,437 train
 INK_MAXIMUM = 16.0
 
 
-def load(split: str, data_dir: Path | None) -> Dataset:
+def load(split: str, data_dir: Path | None) -> ArrayDataset:
     """The split "train" (1,437 images) or "test" (360), in the original order.
 
     `data_dir` is not used. The set comes in runs of one writer each, so both splits see every
@@ -26,4 +26,4 @@ def load(split: str, data_dir: Path | None) -> Dataset:
     is_test = np.arange(len(digits.target)) % TEST_STRIDE == 0
     chosen = is_test if split == "test" else ~is_test
     images = (digits.images[chosen, :, :, None] / INK_MAXIMUM).astype(np.float32)
-    return Dataset("digits", split, images, digits.target[chosen].astype(np.int32), classes=10)
+    return ArrayDataset("digits", split, images, digits.target[chosen].astype(np.int32), classes=10)

@@ -14,30 +14,35 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from dsrs_jax.data.dataset import Dataset
+from dsrs_jax.data.dataset import ArrayDataset
 from dsrs_jax.errors import UserError
 
 FILE_PREFIX = {"train": "train", "test": "t10k"}
-WHERE = (
+FILES = (
     "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, "
-    "t10k-labels-idx1-ubyte, each as it is or with .gz, from "
-    "https://storage.googleapis.com/cvdf-datasets/mnist/"
+    "t10k-labels-idx1-ubyte"
 )
+SOURCES = {
+    "mnist": "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    "fashionmnist": "https://github.com/zalandoresearch/fashion-mnist/tree/master/data/fashion",
+}
 UNSIGNED_BYTE = 0x08
 CLASSES = 10
 
 
-def load(split: str, data_dir: Path | None) -> Dataset:
+def load(split: str, data_dir: Path | None, name: str = "mnist") -> ArrayDataset:
     """The split "train" (60,000 images 28x28x1) or "test" (10,000) from the files in `data_dir`.
+
+    Fashion-MNIST has files of the same names and form: `name` says whose they are.
 
     Raises UserError when the folder or a file is missing, damaged, or not what its name says.
     """
     if data_dir is None:
-        raise UserError(f"mnist needs --data-dir, a folder with {WHERE}")
+        raise UserError(f"{name} needs --data-dir, a folder with {_where(name)}")
     if not data_dir.is_dir():
-        raise UserError(f"no such folder: {data_dir}; mnist needs {WHERE}")
-    image_path = _find(data_dir, f"{FILE_PREFIX[split]}-images-idx3-ubyte")
-    label_path = _find(data_dir, f"{FILE_PREFIX[split]}-labels-idx1-ubyte")
+        raise UserError(f"no such folder: {data_dir}; {name} needs {_where(name)}")
+    image_path = _find(data_dir, name, f"{FILE_PREFIX[split]}-images-idx3-ubyte")
+    label_path = _find(data_dir, name, f"{FILE_PREFIX[split]}-labels-idx1-ubyte")
     images = _read_idx(image_path, rank=3)
     labels = _read_idx(label_path, rank=1)
     if len(images) != len(labels):
@@ -51,14 +56,18 @@ def load(split: str, data_dir: Path | None) -> Dataset:
     if labels.size and labels.max() >= CLASSES:
         raise UserError(f"{label_path} holds the label {labels.max()}, MNIST has 0 to 9")
     scaled = images[..., None].astype(np.float32) / np.float32(255)
-    return Dataset("mnist", split, scaled, labels.astype(np.int32), CLASSES)
+    return ArrayDataset(name, split, scaled, labels.astype(np.int32), CLASSES)
 
 
-def _find(data_dir: Path, name: str) -> Path:
-    for path in (data_dir / name, data_dir / f"{name}.gz"):
+def _find(data_dir: Path, name: str, file: str) -> Path:
+    for path in (data_dir / file, data_dir / f"{file}.gz"):
         if path.is_file():
             return path
-    raise UserError(f"{data_dir} has neither {name} nor {name}.gz; mnist needs {WHERE}")
+    raise UserError(f"{data_dir} has neither {file} nor {file}.gz; {name} needs {_where(name)}")
+
+
+def _where(name: str) -> str:
+    return f"{FILES}, each as it is or with .gz, from {SOURCES[name]}"
 
 
 def _read_idx(path: Path, rank: int) -> UInt8[np.ndarray, "..."]:

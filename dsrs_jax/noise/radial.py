@@ -141,7 +141,8 @@ class RadialLaw:
                 jax.random.fold_in(key, attempt), shape, dtype=jnp.float32
             )
 
-        first = (jnp.int32(0), jnp.float32(jnp.inf))
+        # The first attempt is the whole law's draw: a cutoff at infinity changes nothing.
+        first = (jnp.int32(0), jax.random.gamma(key, shape, dtype=jnp.float32))
         return lax.while_loop(rejected, redraw, first)[1]
 
 

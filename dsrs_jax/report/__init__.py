@@ -1,6 +1,6 @@
 """What a person reads: the table, the figure, the files of certificates and of published radii."""
 
-from dsrs_jax.report.figure import draw_curves
+from dsrs_jax.report.figure import curves
 from dsrs_jax.report.progress import progress
 from dsrs_jax.report.table import (
     Evidence,
@@ -17,7 +17,7 @@ __all__ = [
     "certificate_columns",
     "certified_accuracy",
     "csv_text",
-    "draw_curves",
+    "curves",
     "progress",
     "rounded_down",
 ]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,8 +17,8 @@ _BASELINE, _BASELINE_COLOUR = "Neyman-Pearson", "#7a7f87"
 _BASELINE_STYLES = ("-", "--", ":")
 
 
-def draw_curves(path: Path, methods: Mapping[str, NDArray[np.float64]], title: str) -> None:
-    """Writes a PNG: for each method the share of images certified at each radius."""
+def curves(methods: Mapping[str, NDArray[np.float64]], title: str) -> bytes:
+    """A PNG's content: for each method the share of images certified at each radius."""
     figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -49,6 +48,6 @@ def draw_curves(path: Path, methods: Mapping[str, NDArray[np.float64]], title: s
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=10 if len(methods) < 4 else 8)
-    being_written = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(being_written, format="png")
-    os.replace(being_written, path)
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()

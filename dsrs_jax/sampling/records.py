@@ -1,7 +1,15 @@
-"""Records on disk: one line of JSON for each image, appended when all its votes are there.
+"""Records on disk: what was drawn for each image, in files that are written once and whole.
 
-A run directory holds `config.json`, written once and whole, and `votes.jsonl`. A process killed
-at any moment leaves at most a half line at the end, which the next run cuts off and redoes.
+A run directory holds
+
+    config.json                 what the votes depend on, and what an index means
+    votes/FIRST-LAST-COUNT.PROCESS.jsonl    a line of JSON for each image of a block
+    batch.json                  the fastest batch on each kind of device
+    processes/PROCESS.json      who is at work (presence.py)
+
+Every file appears whole under its name, so processes on many hosts may write into one directory,
+which may be a bucket (gs://...), and a process killed at any moment loses only what it had not
+written yet.
 """
 
 from __future__ import annotations
@@ -12,55 +20,67 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
+
+from etils import epath
 
 from dsrs_jax.errors import UserError
 
 CONFIG_FILE = "config.json"
-VOTES_FILE = "votes.jsonl"
+VOTES_FOLDER = "votes"
+_BATCH_FILE = "batch.json"
 _LOCK_FILE = ".lock"
+# A record with this key is no more than the word that an image could not be read.
+UNREADABLE = "unreadable"
 
 
 class RunDirectory:
-    """The records of one run, held by one process at a time (a context manager).
+    """The records of one run, written by one or more processes at a time (a context manager).
 
     Args:
         path: made if it is not there.
         settings: what the votes depend on, as JSON can hold it. A directory that was made with
             other settings is refused, with the first one that differs.
+        process: number of this process among those of the run.
 
     Attributes:
-        records: the finished records by dataset index.
+        records: the records by dataset index, as of entering or the last `refresh`.
 
     Raises:
-        UserError: another process holds the directory, it was made with other settings, it
-            cannot be written, or a line inside `votes.jsonl` is damaged.
+        UserError: another run holds the directory, it was made with other settings, it cannot be
+            written, or a file of records is damaged.
     """
 
-    def __init__(self, path: str | Path, settings: Mapping[str, Any]):
-        self.path = Path(path)
-        self._settings = json.loads(json.dumps(settings))
+    def __init__(
+        self, path: str | Path | epath.Path, settings: Mapping[str, Any], process: int = 0
+    ):
+        self.path = epath.Path(path)
+        self.process = process
         self.records: dict[int, dict[str, Any]] = {}
+        self._settings = json.loads(json.dumps(settings))
+        self._seen: set[str] = set()
+        self._lock: IO[str] | None = None
 
     def __enter__(self) -> RunDirectory:
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / _LOCK_FILE, "w")
+            (self.path / VOTES_FOLDER).mkdir(parents=True, exist_ok=True)
+            if not is_remote(self.path):
+                self._lock = open(self.path / f"{_LOCK_FILE}-{self.process}", "w")
         except OSError as error:
-            raise UserError(f"cannot write in {self.path}: {error.strerror}") from error
+            raise UserError(f"cannot write in {self.path}: {error.strerror or error}") from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self._lock is not None:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            self._lock.close()
+            self._close()
             raise UserError(
                 f"another run is writing in {self.path}; wait for it, or give another --out"
             ) from error
         try:
             self._agree_on_settings()
-            self._file = open(self.path / VOTES_FILE, "ab")
-            self._read()
+            self.refresh()
         except BaseException:
-            self._lock.close()
+            self._close()
             raise
         return self
 
@@ -70,28 +90,56 @@ class RunDirectory:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
-        self._lock.close()
+        self._close()
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Adds finished records, each with its "index"; on disk when this returns."""
-        fresh = [record for record in records if record["index"] not in self.records]
+        fresh = [record for record in records if not self.has(record["index"])]
+        if not fresh:
+            return
+        indices = [record["index"] for record in fresh]
+        name = f"{min(indices):08d}-{max(indices):08d}-{len(indices)}.{self.process}.jsonl"
         text = "".join(json.dumps(record, separators=(",", ":")) + "\n" for record in fresh)
-        try:
-            self._file.write(text.encode())
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self.path / VOTES_FILE}: {error.strerror}; "
-                "the same command continues this run"
-            ) from error
+        write_whole(self.path / VOTES_FOLDER / name, text)
+        self._seen.add(name)
         self.records.update({record["index"]: record for record in fresh})
+
+    def has(self, index: int) -> bool:
+        """Whether this image is done; one that could not be read is not."""
+        return UNREADABLE not in self.records.get(index, {UNREADABLE: ""})
+
+    def refresh(self) -> None:
+        """Reads the files that are new, whoever wrote them."""
+        for file in sorted((self.path / VOTES_FOLDER).glob("*.jsonl")):
+            if file.name in self._seen:
+                continue
+            for number, line in enumerate(file.read_text().splitlines(), start=1):
+                try:
+                    record = json.loads(line)
+                    index = int(record["index"])
+                except (ValueError, KeyError, TypeError) as error:
+                    raise UserError(
+                        f"{file}: line {number} is damaged; delete the file and run again"
+                    ) from error
+                if not self.has(index):
+                    self.records[index] = record
+            self._seen.add(file.name)
+
+    def batch(self, device: str) -> int | None:
+        """The batch that `remember_batch` was given for this kind of device."""
+        try:
+            return int(json.loads((self.path / _BATCH_FILE).read_text())[device])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # whatever it held can be measured again
+
+    def remember_batch(self, device: str, batch: int) -> None:
+        """Keeps the batch for the next run in this directory."""
+        write_whole(self.path / _BATCH_FILE, json.dumps({device: batch}) + "\n")
 
     def _agree_on_settings(self) -> None:
         file = self.path / CONFIG_FILE
         if not file.exists():
-            if (self.path / VOTES_FILE).exists():
+            if any((self.path / VOTES_FOLDER).glob("*.jsonl")):
                 raise UserError(f"{self.path} has votes but no {CONFIG_FILE}; give another --out")
             write_whole(file, json.dumps(self._settings, indent=2) + "\n")
             return
@@ -107,34 +155,39 @@ class RunDirectory:
                     "give the same settings or another --out"
                 )
 
-    def _read(self) -> None:
-        file = self.path / VOTES_FILE
-        content = file.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        for number, line in enumerate(content[:whole].splitlines(), start=1):
-            try:
-                record = json.loads(line)
-                self.records.setdefault(int(record["index"]), record)
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{file}: line {number} is damaged; delete that line and run again"
-                ) from error
-        if whole < len(content):
-            os.truncate(file, whole)
+    def _close(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Writes `text` to `file` so that a reader finds the old content or the new, never a part."""
-    being_written = file.with_name(f".{file.name}.{os.getpid()}")
+def write_whole(file: Path | epath.Path, content: str | bytes) -> None:
+    """Writes `content` to `file` so that a reader finds the old or the new, never a part.
+
+    Raises:
+        UserError: it cannot be written; what was there before is untouched.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    if is_remote(file):
+        try:
+            epath.Path(file).write_bytes(data)  # an object appears whole in a bucket
+        except OSError as error:
+            raise UserError(f"cannot write {file}: {error}") from error
+        return
+    being_written = Path(file).with_name(f".{file.name}.{os.getpid()}")
     try:
-        with open(being_written, "w") as stream:
-            stream.write(text)
+        with open(being_written, "wb") as stream:
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(being_written, file)
     except OSError as error:
         being_written.unlink(missing_ok=True)
         raise UserError(f"cannot write {file}: {error.strerror}") from error
+
+
+def is_remote(path: str | Path | epath.Path) -> bool:
+    """Whether a path names a bucket, gs://... or s3://..., and no file of this machine."""
+    return "://" in os.fspath(path)
 
 
 def _shown(value: Any) -> str:

@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32, Key
 
 from dsrs_jax import distributed
-from dsrs_jax.data import Dataset
+from dsrs_jax.data import ArrayDataset as Dataset
 from dsrs_jax.errors import UserError
 from dsrs_jax.models import (
     Classifier,

@@ -1,45 +1,69 @@
-"""Run directories: nothing lost, nothing twice, nothing mixed."""
+"""Run directories: nothing lost, nothing twice, nothing mixed, whoever writes."""
 
-import json
+import resource
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsrs_jax.errors import UserError
-from dsrs_jax.sampling import RunDirectory
+from dsrs_jax.sampling import RunDirectory, write_whole
 
 SETTINGS = {"dataset": "digits", "n": 100, "q_inside": [0.5]}
 
 
-def _records(path: Path) -> list[dict]:
-    return [json.loads(line) for line in (path / "votes.jsonl").read_text().splitlines()]
+def _read(path: Path) -> dict[int, dict]:
+    with RunDirectory(path, SETTINGS, process=99) as directory:
+        return directory.records
 
 
-@given(cut=st.integers(min_value=0, max_value=200))
-def test_a_file_cut_anywhere_continues_with_whole_records(
-    tmp_path_factory: pytest.TempPathFactory, cut: int
+@settings(max_examples=25)
+@given(
+    blocks=st.lists(
+        st.tuples(
+            st.integers(0, 2), st.lists(st.integers(0, 30), min_size=1, max_size=5, unique=True)
+        ),
+        max_size=6,
+    )
+)
+def test_whoever_writes_a_record_all_read_it_once(
+    tmp_path_factory: pytest.TempPathFactory, blocks: list[tuple[int, list[int]]]
 ) -> None:
+    """Processes that know nothing of each other write blocks that may overlap."""
     path = tmp_path_factory.mktemp("run")
-    wanted = [{"index": i, "votes": i * 7} for i in range(6)]
-    with RunDirectory(path, SETTINGS) as directory:
-        directory.append(wanted)
-    file = path / "votes.jsonl"
-    content = file.read_bytes()
-    file.write_bytes(content[: min(cut, len(content))])
-    survivors = content[: min(cut, len(content))].count(b"\n")
-    with RunDirectory(path, SETTINGS) as directory:
-        assert len(directory.records) == survivors
-        directory.append(record for record in wanted if record["index"] not in directory.records)
-    assert _records(path) == wanted
+    for process, indices in blocks:
+        directory = RunDirectory(path, SETTINGS, process)
+        with directory:
+            directory.append({"index": i, "votes": i * 7} for i in indices)
+    wanted = {i for _, indices in blocks for i in indices}
+    assert _read(path) == {i: {"index": i, "votes": i * 7} for i in wanted}
 
 
-def test_an_index_is_never_written_twice(tmp_path: Path) -> None:
+def test_records_of_others_appear_without_reopening(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path, SETTINGS, 0) as first, RunDirectory(tmp_path, SETTINGS, 1) as other:
+        other.append([{"index": 4, "votes": 2}])
+        assert not first.has(4)
+        first.refresh()
+        assert first.has(4)
+
+
+def test_a_file_that_was_being_written_is_no_record(tmp_path: Path) -> None:
     with RunDirectory(tmp_path, SETTINGS) as directory:
         directory.append([{"index": 1, "votes": 5}])
-        directory.append([{"index": 1, "votes": 6}, {"index": 2, "votes": 7}])
-    assert _records(tmp_path) == [{"index": 1, "votes": 5}, {"index": 2, "votes": 7}]
+    # What a kill between writing and renaming leaves.
+    (tmp_path / "votes" / ".00000002-00000002-1.0.jsonl.123").write_text('{"index":2,"vo')
+    assert set(_read(tmp_path)) == {1}
+
+
+def test_an_image_that_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path, SETTINGS) as directory:
+        directory.append([{"index": 1, "unreadable": "damaged"}, {"index": 2, "votes": 7}])
+        assert not directory.has(1) and directory.has(2)
+        assert directory.records[1]["unreadable"] == "damaged"
+    with RunDirectory(tmp_path, SETTINGS) as directory:
+        directory.append([{"index": 1, "votes": 3}])
+    assert _read(tmp_path)[1] == {"index": 1, "votes": 3}
 
 
 @pytest.mark.parametrize(
@@ -62,12 +86,13 @@ def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
         pass
 
 
-def test_a_damaged_line_inside_is_named_and_nothing_is_changed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ["{no record", '{"votes": 3}', "[1, 2]", '{"index": "x"}'])
+def test_a_damaged_file_is_named_and_nothing_is_changed(tmp_path: Path, line: str) -> None:
     with RunDirectory(tmp_path, SETTINGS) as directory:
         directory.append([{"index": i} for i in range(3)])
-    file = tmp_path / "votes.jsonl"
+    [file] = (tmp_path / "votes").glob("*.jsonl")
     lines = file.read_text().splitlines()
-    file.write_text("\n".join([lines[0], "{no record", lines[2]]) + "\n")
+    file.write_text("\n".join([lines[0], line, lines[2]]) + "\n")
     before = file.read_bytes()
     with pytest.raises(UserError, match="line 2 is damaged"), RunDirectory(tmp_path, SETTINGS):
         pass
@@ -75,7 +100,8 @@ def test_a_damaged_line_inside_is_named_and_nothing_is_changed(tmp_path: Path) -
 
 
 def test_votes_without_a_config_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "votes.jsonl").write_text('{"index":0}\n')
+    (tmp_path / "votes").mkdir()
+    (tmp_path / "votes" / "00000000-00000000-1.0.jsonl").write_text('{"index":0}\n')
     with pytest.raises(UserError, match=r"no config\.json"), RunDirectory(tmp_path, SETTINGS):
         pass
 
@@ -87,3 +113,26 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         RunDirectory(tmp_path / "file" / "run", SETTINGS),
     ):
         pass
+
+
+def test_the_batch_is_remembered_for_its_kind_of_device(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path, SETTINGS) as directory:
+        assert directory.batch("cpu x 1") is None
+        directory.remember_batch("cpu x 1", 128)
+        assert directory.batch("cpu x 1") == 128 and directory.batch("gpu x 8") is None
+        (tmp_path / "batch.json").write_text("nothing that can be read")
+        assert directory.batch("cpu x 1") is None
+
+
+def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+    write_whole(file, "old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # a disk with room for so much
+    try:
+        with pytest.raises(UserError, match="cannot write"):
+            write_whole(file, "new" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]

@@ -8,6 +8,8 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jaxtyping import Array
 from scipy import stats
 
@@ -94,7 +96,10 @@ law = noise.generalized_gaussian(64, 0.5, 28)
 metadata = models.ModelMetadata("digits_cnn", "digits", (8, 8, 1), 10, 0.5, 28.0, 2.0)
 classifier = models.Classifier.from_model(models.build("digits_cnn", seed=0), metadata)
 digits = data.load("digits")
-counted = count_votes(classifier, digits.images[:5], digits.labels[:5], law, 2000, cutoffs=[9.0])
+# Five images, for 8 devices one call in which some images are cut between two of them.
+counted = count_votes(
+    classifier, digits.images[:5], digits.labels[:5], law, 9000, first=500, cutoffs=[9.0]
+)
 print(json.dumps([jax.device_count(), counted.draws.tolist(), counted.right.tolist()]))
 """
     results = {}
@@ -156,9 +161,74 @@ def test_one_compilation_serves_every_law_and_a_ragged_last_block() -> None:
     images = np.full((3, 8, 8, 1), 0.6, dtype=np.float32)
     count_votes(half_space, images, [1, 1, 1], LAW, 900)
     before = votes._count_block._cache_size()
-    for law in (LAW.with_sigma(0.1), noise.gaussian(64, 0.3)):
+    for law in (LAW.with_sigma(0.1), noise.gaussian(64, 0.3), LAW.truncated(0.4)):
         count_votes(half_space, images[:2], [1, 1], law, 700)
     assert votes._count_block._cache_size() == before
+
+
+@given(
+    images=st.integers(1, 8), devices=st.integers(1, 8), begin=st.integers(0, 50),
+    tiles=st.integers(1, 60),
+)  # fmt: skip
+def test_devices_share_all_tiles_evenly(images: int, devices: int, begin: int, tiles: int) -> None:
+    images = min(images, devices)
+    image, first, last = votes._shares(images, devices, begin, begin + tiles)
+    # The same number of rows on each device: that is what a compiled program takes.
+    assert len(image) == devices * min(2, devices)
+    done = [(i, t) for i, f, e in zip(image, first, last, strict=True) for t in range(f, e)]
+    everything = {(i, t) for i in range(images) for t in range(begin, begin + tiles)}
+    assert len(done) == len(set(done)) and set(done) == everything
+    loads = (last - first).reshape(devices, -1).sum(axis=1)
+    assert loads.max() == -(-images * tiles // devices)
+
+
+def test_the_fastest_batch_is_whole_tiles_and_changes_no_vote(
+    classifier: models.Classifier,
+) -> None:
+    digits = data.load("digits")
+    sampler = votes.Sampler(classifier, cutoffs=CUTOFFS)
+    plain = sampler.start(digits.images[:1], digits.labels[:1], LAW, 3000).result()
+    batch = sampler.tune(digits.images[0], LAW)
+    assert sampler.batch == batch and batch % votes.tile_size(64, "cpu") == 0
+    again = sampler.start(digits.images[:1], digits.labels[:1], LAW, 3000).result()
+    np.testing.assert_array_equal(plain.right, again.right)
+
+
+def test_a_full_memory_halves_the_batch_and_changes_no_vote() -> None:
+    """In a process that may take only so much more memory: its allocations fail as a device's."""
+    program = """
+import json, resource, sys
+import jax.numpy as jnp, numpy as np
+from dsrs_jax import noise
+from dsrs_jax.sampling import votes
+
+def large(images):  # about 100 MB for a tile of 1,024 draws
+    rows = jnp.sort(jnp.tile(images.reshape(len(images), 64), (1, 400)), axis=1)
+    return jnp.stack([rows[:, 0] + rows[:, -1], 1.0 - rows[:, 0] - rows[:, -1]], axis=1)
+
+smaller = []
+sampler = votes.Sampler(large, batch=8 * 1024, on_smaller=smaller.append)
+if len(sys.argv) > 1:
+    lines = open("/proc/self/status").read().splitlines()
+    size = int(next(line for line in lines if line.startswith("VmSize")).split()[1])
+    resource.setrlimit(resource.RLIMIT_AS, (1024 * size + int(sys.argv[1]),) * 2)
+image = np.full((1, 8, 8, 1), 0.5, np.float32)
+law = noise.generalized_gaussian(64, 0.5, 28)
+print(json.dumps([smaller, sampler.start(image, [1], law, 8192).result().right.tolist()]))
+"""
+    results = []
+    for more in ([], [str(600 * 2**20)]):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *more],
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        results.append(json.loads(done.stdout))
+    (no_need, free), (smaller, limited) = results
+    assert no_need == [] and smaller[0] == 4096
+    assert limited == free
 
 
 @pytest.mark.parametrize(

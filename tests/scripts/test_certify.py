@@ -1,47 +1,19 @@
-"""The command that a stranger types: whole runs, killed runs, and every mistake in one line."""
+"""The command that a stranger types: whole runs, and every mistake in one line."""
 
-import csv
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import SIGMA, K, record_files, rows_of
 from script_loader import load_script
 
-from dsrs_jax import data, models, noise, train
+from dsrs_jax import data, models, noise
 from dsrs_jax.certify import certify, evaluate, lower_bound
 from dsrs_jax.certify.thresholds import threshold
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "scripts" / "certify.py"
-SIGMA, K = 0.4, 28.0
-
-
 certify_script = load_script("certify.py")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    recipe = train.Recipe(
-        "digits_cnn", sigma=SIGMA, k=K, epochs=40, batch=128, learning_rate=0.1,
-        learning_rate_step=15,
-    )  # fmt: skip
-    network = train.train(data.load("digits", "train"), recipe)
-    metadata = models.ModelMetadata("digits_cnn", "digits", (8, 8, 1), 10, SIGMA, K, 2.0)
-    path = tmp_path_factory.mktemp("model") / "digits"
-    models.save_model(path, network, metadata)
-    return str(path)
-
-
-def _rows(out: Path) -> list[dict[str, str]]:
-    with open(out / "certificates.csv") as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_a_run_leaves_certificates_that_hold(
@@ -53,7 +25,7 @@ def test_a_run_leaves_certificates_that_hold(
     printed = capsys.readouterr().out
     assert "Largest radius" in printed and "mean" in printed and "abstain" in printed
 
-    rows = _rows(out)
+    rows = rows_of(out)
     assert [int(row["index"]) for row in rows] == list(range(0, 360, 10))
     law = noise.generalized_gaussian(64, SIGMA, K)
     quantiles = json.loads((out / "config.json").read_text())["q_inside"]
@@ -82,15 +54,16 @@ def test_a_run_leaves_certificates_that_hold(
     assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
 
     # The same command again: everything is there, nothing is drawn or written twice.
-    votes, table = (out / "votes.jsonl").read_bytes(), (out / "certificates.csv").read_bytes()
+    votes = {file: file.read_bytes() for file in record_files(out)}
+    table = (out / "certificates.csv").read_bytes()
     assert certify_script.main(command) == 0
-    assert (out / "votes.jsonl").read_bytes() == votes
+    assert {file: file.read_bytes() for file in record_files(out)} == votes
     assert (out / "certificates.csv").read_bytes() == table
 
     capsys.readouterr()
     assert certify_script.main([*command, "--n", "3000"]) == 2
     assert capsys.readouterr().err.count("n = 2000, not 3000") == 1
-    assert (out / "votes.jsonl").read_bytes() == votes
+    assert {file: file.read_bytes() for file in record_files(out)} == votes
 
 
 def test_laws_that_are_drawn_separately(model: str, tmp_path: Path) -> None:
@@ -98,7 +71,7 @@ def test_laws_that_are_drawn_separately(model: str, tmp_path: Path) -> None:
     command = ["--model", model, "--sigma", "0.02", "--n", str(n), "--stop", "6"]
     command += ["--q-threshold", "x+", "--out", str(out)]
     assert certify_script.main(command) == 0
-    rows = _rows(out)
+    rows = rows_of(out)
     law = noise.generalized_gaussian(64, 0.02, K)
     pooled = [row for row in rows if int(row["votes"]) == n]
     assert pooled  # with next to no noise some image is always right
@@ -119,66 +92,16 @@ def test_the_grid_keeps_the_last_multiple_that_certifies(model: str, tmp_path: P
     out = tmp_path / "run"
     command = ["--model", model, "--n", "500", "--stop", "12", "--out", str(out)]
     assert certify_script.main(command) == 0
-    precise = np.array([float(row["radius_dsrs"]) for row in _rows(out)])
+    precise = np.array([float(row["radius_dsrs"]) for row in rows_of(out)])
     # The votes are kept: only the search changes.
     assert certify_script.main([*command, "--search", "grid", "--grid-unit", "0.05"]) == 0
-    rows = _rows(out)
+    rows = rows_of(out)
     grid = np.array([float(row["radius_dsrs"]) for row in rows])
     law = noise.generalized_gaussian(64, SIGMA, K)
     start = certify(law, [float(row["lower_p"]) for row in rows]).radius
     assert np.all(grid <= precise) and np.all(grid > precise - 0.05)
     on_grid = np.abs(grid / 0.05 - np.round(grid / 0.05)) < 1e-9
     assert np.all(on_grid | (grid == np.minimum(start, precise)))
-
-
-def _start(command: list[str], cache: Path) -> subprocess.Popen[str]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "JAX_COMPILATION_CACHE_DIR": str(cache),  # the second start need not compile again
-        "JAX_PLATFORMS": "cpu",
-    }
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *command],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _wait_for_records(process: subprocess.Popen[str], file: Path, more_than: int) -> None:
-    deadline = time.monotonic() + 300
-    while not file.exists() or file.read_bytes().count(b"\n") <= more_than:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-def test_a_killed_run_continues_and_ends_as_if_it_had_not_been(model: str, tmp_path: Path) -> None:
-    common = ["--model", model, "--n", "20000", "--stop", "60"]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert certify_script.main([*common, "--out", str(whole)]) == 0
-    command = [*common, "--out", str(killed)]
-    file, seen = killed / "votes.jsonl", -1
-    for sign in (signal.SIGKILL, signal.SIGINT, signal.SIGKILL):
-        process = _start(command, tmp_path / "cache")
-        _wait_for_records(process, file, seen)
-        process.send_signal(sign)
-        _, error = process.communicate(timeout=60)
-        if sign == signal.SIGINT:
-            assert process.returncode == 130
-            assert error == "certify.py: interrupted; the same command continues this run\n"
-        else:
-            assert process.returncode == -signal.SIGKILL
-        seen = file.read_bytes().count(b"\n")
-    assert seen < 60  # they were killed in the middle
-    with open(file, "ab") as stream:
-        stream.write(b'{"index":59,"label":')  # what a kill inside a write leaves
-    assert certify_script.main(command) == 0
-    for name in ("votes.jsonl", "certificates.csv"):
-        assert (killed / name).read_bytes() == (whole / name).read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -198,6 +121,9 @@ def test_a_killed_run_continues_and_ends_as_if_it_had_not_been(model: str, tmp_p
         (["--start", "400"], "chooses nothing"),
         (["--skip", "0"], "--skip"),
         (["--batch", "0"], "--batch"),
+        (["--patience", "0"], "--patience"),
+        (["--coordinator", "here:1"], "--num-processes"),
+        (["--distributed", "--process-id", "0"], "leave out"),
         (["--q-inside", "1.5"], "quantile"),
         (["--q-inside", "0.5", "--q-inside", "0.5"], "twice"),
         (["--q-sigma", "-1"], "sigma must be positive"),
@@ -244,7 +170,7 @@ def test_mnist_is_certified_from_its_files(mnist_dir: Path, tmp_path: Path) -> N
     command = ["--dataset", "mnist", "--data-dir", str(mnist_dir)]
     command += ["--model", str(tmp_path / "model"), "--n", "60", "--stop", "2", "--q-inside", "0.5"]
     assert certify_script.main([*command, "--out", str(tmp_path / "run")]) == 0
-    rows = _rows(tmp_path / "run")
+    rows = rows_of(tmp_path / "run")
     assert [int(row["label"]) for row in rows] == data.load("mnist", "test", mnist_dir).labels[
         :2
     ].tolist()

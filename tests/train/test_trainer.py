@@ -45,12 +45,12 @@ script = load_script("train.py")
 
 
 @pytest.fixture(scope="module")
-def digits() -> data.Dataset:
+def digits() -> data.ArrayDataset:
     return data.load("digits", "train")
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_learns_and_certifies(method: str, digits: data.Dataset) -> None:
+def test_every_method_learns_and_certifies(method: str, digits: data.ArrayDataset) -> None:
     recipe = dataclasses.replace(DIGITS, method=method, **MORE[method])
     test = data.load("digits", "test")
     seen: list[EpochInfo] = []
@@ -71,7 +71,7 @@ def test_every_method_learns_and_certifies(method: str, digits: data.Dataset) ->
 
 
 def test_one_compilation_serves_the_whole_schedule(
-    digits: data.Dataset, caplog: pytest.LogCaptureFixture
+    digits: data.ArrayDataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     """1,437 images leave a ragged rest; compilations are read from JAX's own log."""
     recipe = dataclasses.replace(DIGITS, epochs=4, k_warmup=3)
@@ -82,7 +82,7 @@ def test_one_compilation_serves_the_whole_schedule(
         assert len(compiled) == 1
 
 
-def test_the_seed_decides_everything(digits: data.Dataset) -> None:
+def test_the_seed_decides_everything(digits: data.ArrayDataset) -> None:
     first, again, other = (
         jax.tree.leaves(nnx.state(train(digits, dataclasses.replace(DIGITS, epochs=1, seed=seed))))
         for seed in (3, 3, 4)
@@ -94,7 +94,7 @@ def test_the_seed_decides_everything(digits: data.Dataset) -> None:
 
 def test_batch_norm_learns_and_attacks_leave_its_averages_alone() -> None:
     rng = np.random.default_rng(0)
-    few = data.Dataset(
+    few = data.ArrayDataset(
         "cifar10",
         "train",
         rng.random((8, 32, 32, 3), np.float32),
@@ -268,7 +268,7 @@ def test_a_mistake_in_one_process_ends_them_all(
 
 
 def test_training_starts_from_a_checkpoint(
-    digits: data.Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    digits: data.ArrayDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = dataclasses.replace(DIGITS, epochs=3)
     train(digits, recipe, out=tmp_path / "first")

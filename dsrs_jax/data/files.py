@@ -1,0 +1,189 @@
+"""Image files in folders: ImageNet, TinyImageNet, and any set with one folder a class.
+
+Images are decoded and resized by Pillow, as the preprocessing that the published models were
+trained and tested with does (torchvision's Resize and CenterCrop on Pillow images).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+from PIL import Image
+
+from dsrs_jax.data.dataset import Dataset, LazyDataset, UnreadableImage
+from dsrs_jax.errors import UserError
+
+_SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+_IMAGENET_RESIZE, IMAGENET_SIZE, IMAGENET_CLASSES = 256, 224, 1000
+TINYIMAGENET_SIZE, TINYIMAGENET_CLASSES = 56, 200
+
+_IMAGENET_LAYOUT = (
+    "val/nXXXXXXXX/*.JPEG (and train/), one folder a class, as made from the ILSVRC2012 archives "
+    "of https://image-net.org/download"
+)
+_TINYIMAGENET_LAYOUT = (
+    "train/nXXXXXXXX/images/*.JPEG, val/images/*.JPEG and val/val_annotations.txt, as in "
+    "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+)
+_FOLDER_LAYOUT = "one folder a class with its image files in it"
+
+Preprocess = Callable[[Image.Image], Image.Image]
+
+
+def imagenet_preprocess(image: Image.Image) -> Image.Image:
+    """Shorter side to 256 (bilinear, antialiased), then the central 224 x 224, in colour."""
+    return center_crop(resize_shorter_side(image.convert("RGB"), _IMAGENET_RESIZE), IMAGENET_SIZE)
+
+
+def tinyimagenet_preprocess(image: Image.Image) -> Image.Image:
+    """The central 56 x 56 of 64 x 64, in colour."""
+    return center_crop(image.convert("RGB"), TINYIMAGENET_SIZE)
+
+
+def resize_shorter_side(image: Image.Image, size: int) -> Image.Image:
+    """The image with its shorter side `size` pixels long, the longer one in proportion, cut off."""
+    width, height = image.size
+    if width <= height:
+        return image.resize((size, int(size * height / width)), Image.Resampling.BILINEAR)
+    return image.resize((int(size * width / height), size), Image.Resampling.BILINEAR)
+
+
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """The central square; half a pixel goes to the even side, as Python's `round` does."""
+    width, height = image.size
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def pixels(image: Image.Image) -> Float32[np.ndarray, "height width channels"]:
+    """8-bit values/255, with an axis of channels."""
+    values = np.asarray(image)
+    return (values if values.ndim == 3 else values[..., None]).astype(np.float32) / np.float32(255)
+
+
+def load_imagenet(split: str, data_dir: Path | None) -> Dataset:
+    """ImageNet's validation set as "test" (50,000 images), or "train", from folders by class.
+
+    The order is that of the published results: folders by name, in each the files by name. A
+    class is the place of its folder.
+    """
+    folder = _existing("imagenet", data_dir, _IMAGENET_LAYOUT)
+    inside = folder / ("val" if split == "test" else "train")
+    # A folder of classes itself is taken, too.
+    files, labels, classes = _by_class(inside if inside.is_dir() else folder, _IMAGENET_LAYOUT)
+    if classes > IMAGENET_CLASSES:
+        raise UserError(f"{folder} has {classes} folders, ImageNet {IMAGENET_CLASSES} classes")
+    shape = (IMAGENET_SIZE, IMAGENET_SIZE, 3)
+    return _of_files("imagenet", split, files, labels, IMAGENET_CLASSES, imagenet_preprocess, shape)
+
+
+def load_tinyimagenet(split: str, data_dir: Path | None) -> Dataset:
+    """TinyImageNet's validation set as "test" (10,000 images, in the order of their numbers).
+
+    Labels are places in the sorted list of the class folders of train/ (or of wnids.txt).
+    """
+    folder = _existing("tinyimagenet", data_dir, _TINYIMAGENET_LAYOUT)
+    shape = (TINYIMAGENET_SIZE, TINYIMAGENET_SIZE, 3)
+    if split == "train":
+        files, labels, classes = _by_class(folder / "train", _TINYIMAGENET_LAYOUT)
+    elif (folder / "val" / "val_annotations.txt").is_file():
+        files, labels, classes = _by_annotations(folder)
+    else:  # validation images that somebody sorted into folders by class
+        files, labels, classes = _by_class(folder / "val", _TINYIMAGENET_LAYOUT)
+        order = sorted(range(len(files)), key=lambda i: _number(files[i]))
+        files, labels = [files[i] for i in order], [labels[i] for i in order]
+    if classes > TINYIMAGENET_CLASSES:
+        raise UserError(f"{folder} has {classes} classes, TinyImageNet {TINYIMAGENET_CLASSES}")
+    preprocess, many = tinyimagenet_preprocess, TINYIMAGENET_CLASSES
+    return _of_files("tinyimagenet", split, files, labels, many, preprocess, shape)
+
+
+def load_folder(split: str, data_dir: Path | None) -> Dataset:
+    """Any images with one folder a class, in folder and file order, as they are.
+
+    Where DATA_DIR/test (or train) exists it is that split's. All images have the shape of the
+    first one; they are grey if that is.
+    """
+    folder = _existing("folder", data_dir, _FOLDER_LAYOUT)
+    inside = folder / split
+    files, labels, classes = _by_class(inside if inside.is_dir() else folder, _FOLDER_LAYOUT)
+    try:
+        with Image.open(files[0]) as first:
+            mode = "L" if first.mode in ("1", "L") else "RGB"
+            width, height = first.size
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read {files[0]}, the first image: {error}") from error
+    shape = (height, width, 1 if mode == "L" else 3)
+    return _of_files("folder", split, files, labels, classes, lambda i: i.convert(mode), shape)
+
+
+def _existing(name: str, data_dir: Path | None, layout: str) -> Path:
+    if data_dir is None:
+        raise UserError(f"{name} needs --data-dir, a folder with {layout}")
+    if not data_dir.is_dir():
+        raise UserError(f"no such folder: {data_dir}; {name} needs {layout}")
+    return data_dir
+
+
+def _by_class(folder: Path, layout: str) -> tuple[list[Path], list[int], int]:
+    """Files, labels and the number of classes of a folder of class folders."""
+    names = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, path in enumerate(names):
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+        files += found
+        labels += [label] * len(found)
+    if not files:
+        raise UserError(f"no images in {folder}; expected {layout}")
+    return files, labels, len(names)
+
+
+def _by_annotations(folder: Path) -> tuple[list[Path], list[int], int]:
+    """TinyImageNet's val/, whose file val_annotations.txt says each image's class."""
+    annotations = folder / "val" / "val_annotations.txt"
+    listed = folder / "wnids.txt"
+    if (folder / "train").is_dir():
+        names = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
+    elif listed.is_file():
+        names = sorted(listed.read_text().split())
+    else:
+        raise UserError(f"{folder} has neither train/ nor wnids.txt, which say the classes' order")
+    label = {name: place for place, name in enumerate(names)}
+    rows = [line.split("\t") for line in annotations.read_text().splitlines() if line.strip()]
+    for number, row in enumerate(rows, start=1):
+        if len(row) < 2 or row[1] not in label:
+            raise UserError(f"{annotations}: line {number} names no known class")
+    rows.sort(key=lambda row: _number(Path(row[0])))
+    files = [folder / "val" / "images" / row[0] for row in rows]
+    return files, [label[row[1]] for row in rows], len(names)
+
+
+def _number(file: Path) -> tuple[int, str]:
+    digits = re.findall(r"\d+", file.stem)
+    return (int(digits[-1]) if digits else -1, file.name)
+
+
+def _of_files(
+    name: str,
+    split: str,
+    files: Sequence[Path],
+    labels: Sequence[int],
+    classes: int,
+    preprocess: Preprocess,
+    shape: tuple[int, int, int],
+) -> Dataset:
+    def read(index: int) -> tuple[np.ndarray, int]:
+        try:
+            with Image.open(files[index]) as image:
+                return pixels(preprocess(image)), labels[index]
+        # What Pillow raises for damaged files of its many formats.
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else "damaged"
+            raise UnreadableImage(f"image {index}, {files[index]}: {reason}") from error
+
+    return LazyDataset(name, split, len(files), read, classes, shape)

@@ -1,0 +1,44 @@
+"""Any images in one NumPy file: arrays `images` and `labels`."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from dsrs_jax.data.dataset import ArrayDataset
+from dsrs_jax.errors import UserError
+
+_WHAT = (
+    "a .npz file with `images` (N, H, W, C), uint8 or floats in [0, 1], and `labels` (N,), whole "
+    "numbers from 0"
+)
+
+
+def load(split: str, data_dir: Path | None) -> ArrayDataset:
+    """The images of the file `data_dir`; the split is whatever the file holds.
+
+    Raises UserError when the file is missing, damaged, or holds something else.
+    """
+    if data_dir is None:
+        raise UserError(f"npz needs --data-dir, {_WHAT}")
+    if not data_dir.is_file():
+        raise UserError(f"no such file: {data_dir}; npz needs {_WHAT}")
+    try:
+        with np.load(data_dir, allow_pickle=False) as content:
+            images, labels = content["images"], content["labels"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        raise UserError(f"{data_dir} is not {_WHAT}: {error}") from error
+    if images.ndim != 4 or len(images) == 0 or labels.shape != (len(images),):
+        raise UserError(f"{data_dir} is not {_WHAT}: it has {images.shape} and {labels.shape}")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise UserError(f"{data_dir} is not {_WHAT}: its labels are not")
+    if images.dtype == np.uint8:
+        images = images.astype(np.float32) / np.float32(255)
+    images = images.astype(np.float32)
+    # NaN fails this, too.
+    if not (images.min() >= 0.0 and images.max() <= 1.0):
+        raise UserError(f"{data_dir} is not {_WHAT}: values reach beyond [0, 1]")
+    classes = int(labels.max()) + 1
+    return ArrayDataset("npz", split, images, labels.astype(np.int32), classes)

@@ -1,0 +1,118 @@
+"""Every set through tensorflow-datasets, read without TensorFlow (`tfds.data_source`).
+
+TFDS shuffles what it writes. Where a set's examples carry their number (`id`, "test_00042") or
+their file's name (`file_name`, ImageNet), the original order is restored from it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dsrs_jax.data.dataset import ORIGINAL, SHUFFLED, Dataset, LazyDataset, UnreadableImage
+from dsrs_jax.data.files import imagenet_preprocess, pixels, tinyimagenet_preprocess
+from dsrs_jax.errors import UserError
+
+PREFIX = "tfds:"
+_PREPROCESS = {"imagenet": imagenet_preprocess, "tinyimagenet": tinyimagenet_preprocess}
+# Names of a test set in TFDS; ImageNet's own has no labels, so its validation set is used.
+_TEST_SPLITS = ("test", "validation", "val")
+_BUILD = (
+    "build it once with `tfds build NAME --file_format=array_record`, in TFDS_DATA_DIR or "
+    "~/tensorflow_datasets"
+)
+
+
+def load(name: str, split: str, source: str) -> Dataset:
+    """The data set `name` from TFDS's `source` ("cifar10", "imagenet2012:5.1.0").
+
+    It must be on disk as array records: `tfds build NAME --file_format=array_record`, in
+    TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Raises UserError when tensorflow-datasets or the set is not there, or is no image set.
+    """
+    try:
+        import tensorflow_datasets
+    except ImportError as error:
+        raise UserError(
+            "tensorflow-datasets is not installed: pip install 'dsrs_jax[tfds]'"
+        ) from error
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it recommends OpenCV
+    builder, chosen = _open(tensorflow_datasets, source, split, name)
+    features = builder.info.features
+    if "image" not in features or "label" not in features:
+        raise UserError(f"{PREFIX}{source} has no image and label, but {', '.join(features)}")
+    found = builder.as_data_source(split=chosen)
+    order = _original_order(tensorflow_datasets, builder, chosen)
+
+    def read(index: int) -> tuple[np.ndarray, int]:
+        try:
+            example = found[index if order is None else int(order[index])]
+            return _pixels(example["image"], name), int(example["label"])
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UnreadableImage(f"image {index} of {PREFIX}{source}: {error}") from error
+
+    try:
+        shape = read(0)[0].shape
+    except UnreadableImage as error:
+        raise UserError(f"{PREFIX}{source} cannot be read: {error}") from error
+    kind = SHUFFLED if order is None else ORIGINAL
+    classes = features["label"].num_classes
+    return LazyDataset(name, split, len(found), read, classes, shape, kind)
+
+
+def _open(tensorflow_datasets: Any, source: str, split: str, name: str) -> tuple[Any, str]:
+    """The builder of a set that is on disk, and its name of the split."""
+    wanted = ("train",) if split == "train" else _TEST_SPLITS
+    if name == "imagenet" and split == "test":
+        wanted = ("validation",)
+    try:
+        builder = tensorflow_datasets.builder(source, file_format="array_record")
+        known = list(builder.info.splits)
+    except Exception as error:  # TFDS raises many kinds for what is missing
+        raise UserError(f"cannot read {PREFIX}{source} ({_one_line(error)}); {_BUILD}") from error
+    if not known:
+        raise UserError(f"{PREFIX}{source} is not built; {_BUILD}")
+    for one in wanted:
+        if one in known:
+            return builder, one
+    raise UserError(f"{PREFIX}{source} has no split {split}, but {', '.join(known)}")
+
+
+def _original_order(tensorflow_datasets: Any, builder: Any, split: str) -> np.ndarray | None:
+    """Places in TFDS's order by index, or None where the examples do not say it."""
+    features = builder.info.features
+    name = next((one for one in ("id", "file_name") if one in features), None)
+    if name is None:
+        return None
+    bare = {"image": tensorflow_datasets.decode.SkipDecoding()}
+    keys = []
+    for example in builder.as_data_source(split=split, decoders=bare):
+        value = example[name]
+        text = value.decode() if isinstance(value, bytes) else str(value)
+        if name == "file_name":  # ImageNet: folders by class, in each the files by name
+            keys.append((int(example["label"]), text))
+        else:
+            digits = re.findall(r"\d+", text)
+            keys.append((int(digits[-1]) if digits else -1, ""))
+    if len(set(keys)) < len(keys):
+        return None
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__))
+
+
+def _pixels(image: np.ndarray, name: str) -> np.ndarray:
+    if name in _PREPROCESS:
+        grey = image.shape[-1] == 1
+        return pixels(_PREPROCESS[name](Image.fromarray(image[..., 0] if grey else image)))
+    if image.dtype != np.uint8:
+        raise ValueError(f"its pixels are {image.dtype}, not uint8")
+    return image.astype(np.float32) / np.float32(255)
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

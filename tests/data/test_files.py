@@ -1,0 +1,155 @@
+"""Image files: preprocessing against an independent Pillow, order, layouts, damage."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as photographs
+from sklearn.datasets import load_sample_images
+
+from dsrs_jax import data
+from dsrs_jax.data import files
+from dsrs_jax.errors import UserError
+
+PHOTOGRAPHS = {
+    "china": lambda: load_sample_images().images[0],
+    "flower": lambda: load_sample_images().images[1],
+    "astronaut": photographs.astronaut,
+    "coffee": photographs.coffee,
+    "cat": photographs.chelsea,
+    "rocket": photographs.rocket,
+    "camera": photographs.camera,  # grey
+}
+
+
+def _pillow_bilinear(values: np.ndarray, size: int) -> np.ndarray:
+    """Pillow's antialiased bilinear resampling of the last axis but one, in its 8-bit arithmetic.
+
+    A triangle as wide as the reduction, weights in fixed point with 22 binary digits, rounded.
+    """
+    old = values.shape[1]
+    scale = old / size
+    support = max(scale, 1.0)
+    out = np.empty((values.shape[0], size, values.shape[2]), np.uint8)
+    for place in range(size):
+        center = (place + 0.5) * scale
+        first = max(int(center - support + 0.5), 0)
+        last = min(int(center + support + 0.5), old)
+        weights = np.maximum(1.0 - np.abs((np.arange(first, last) - center + 0.5) / support), 0.0)
+        fixed = weights / weights.sum() * (1 << 22)
+        fixed = np.trunc(fixed + np.where(fixed < 0, -0.5, 0.5)).astype(np.int64)
+        total = (values[:, first:last].astype(np.int64) * fixed[None, :, None]).sum(axis=1)
+        out[:, place] = np.clip((total + (1 << 21)) >> 22, 0, 255)
+    return out
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_imagenet_preprocessing_is_pillows_to_the_bit(name: str) -> None:
+    photograph = PHOTOGRAPHS[name]()
+    found = files.pixels(files.imagenet_preprocess(Image.fromarray(photograph)))
+    if photograph.ndim == 2:
+        photograph = np.repeat(photograph[..., None], 3, axis=2)
+    height, width = photograph.shape[:2]
+    shorter = min(height, width)
+    new_height, new_width = 256 * height // shorter, 256 * width // shorter
+    # Pillow resamples the rows first, then the columns.
+    wide = _pillow_bilinear(photograph, new_width)
+    both = _pillow_bilinear(wide.transpose(1, 0, 2), new_height).transpose(1, 0, 2)
+    top, left = round((new_height - 224) / 2), round((new_width - 224) / 2)
+    crop = both[top : top + 224, left : left + 224]
+    np.testing.assert_array_equal(found, crop.astype(np.float32) / np.float32(255))
+
+
+def _save(file: Path, values: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(file)
+
+
+def _noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_imagenet_is_read_by_folders_of_classes_in_order(tmp_path: Path) -> None:
+    names = [("n02", "ILSVRC2012_val_00000003"), ("n01", "ILSVRC2012_val_00000009"),
+             ("n02", "ILSVRC2012_val_00000001"), ("n01", "ILSVRC2012_val_00000002")]  # fmt: skip
+    for number, (folder, name) in enumerate(names):
+        _save(tmp_path / "val" / folder / f"{name}.JPEG", _noise(number, (260, 300, 3)))
+    imagenet = data.load("imagenet", "test", tmp_path)
+    assert (len(imagenet), imagenet.image_shape, imagenet.classes) == (4, (224, 224, 3), 1000)
+    assert [imagenet[i][1] for i in range(4)] == [0, 0, 1, 1]
+    with Image.open(tmp_path / "val" / "n01" / f"{names[3][1]}.JPEG") as first:
+        wanted = files.pixels(files.imagenet_preprocess(first))
+    np.testing.assert_array_equal(imagenet[0][0], wanted)
+    assert imagenet[0][0].dtype == np.float32 and imagenet.order == "original"
+    with pytest.raises(IndexError):
+        imagenet[4]
+
+
+def test_tinyimagenet_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
+    for name in ("n07", "n03"):
+        _save(tmp_path / "train" / name / "images" / f"{name}_0.JPEG", _noise(1, (64, 64, 3)))
+    pictures = {i: _noise(i, (64, 64, 3)) for i in (0, 2, 10)}
+    classes = {0: "n07", 2: "n03", 10: "n07"}
+    for i, picture in pictures.items():
+        # Lossless, under the name that the annotations give.
+        _save(tmp_path / "val" / "images" / f"val_{i}.png", picture)
+    lines = [f"val_{i}.png\t{classes[i]}\t0\t0\t62\t62" for i in (10, 0, 2)]
+    (tmp_path / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
+    tiny = data.load("tinyimagenet", "test", tmp_path)
+    assert (len(tiny), tiny.image_shape, tiny.classes) == (3, (56, 56, 3), 200)
+    assert [tiny[i][1] for i in range(3)] == [1, 0, 1]
+    for place, number in enumerate((0, 2, 10)):
+        crop = pictures[number][4:60, 4:60].astype(np.float32) / np.float32(255)
+        np.testing.assert_array_equal(tiny[place][0], crop)
+    train = data.load("tinyimagenet", "train", tmp_path)
+    assert [train[i][1] for i in range(2)] == [0, 1]
+    (tmp_path / "val" / "val_annotations.txt").write_text("val_0.png\tn99\n")
+    with pytest.raises(UserError, match="line 1 names no known class"):
+        data.load("tinyimagenet", "test", tmp_path)
+
+
+def test_any_folder_of_images(tmp_path: Path) -> None:
+    for label, name in enumerate(("cats", "dogs")):
+        for i in range(2):
+            _save(tmp_path / name / f"{i}.png", _noise(10 * label + i, (9, 7)))
+    found = data.load("folder", "test", tmp_path)
+    assert (len(found), found.image_shape, found.classes) == (4, (9, 7, 1), 2)
+    examples = list(data.read_ahead(found, [3, 0, 2]))
+    assert [(e.index, e.label) for e in examples] == [(3, 1), (0, 0), (2, 1)]
+    for example, seed in zip(examples, (11, 0, 10), strict=True):
+        np.testing.assert_array_equal(
+            example.image, _noise(seed, (9, 7))[..., None].astype(np.float32) / np.float32(255)
+        )
+    # One image of another shape, one that is none: each is told alone.
+    _save(tmp_path / "cats" / "2.png", _noise(0, (5, 5)))
+    (tmp_path / "dogs" / "9.jpg").write_bytes(b"no picture")
+    found = data.load("folder", "test", tmp_path)
+    problems = [example.problem for example in data.read_ahead(found, range(6))]
+    assert [bool(problem) for problem in problems] == [False, False, True, False, False, True]
+    assert "(5, 5, 1)" in problems[2] and "9.jpg" in problems[5]
+    with pytest.raises(UserError, match="take it out or mend it"):
+        data.in_memory(found)
+
+
+def test_a_set_in_memory_has_the_same_images(tmp_path: Path) -> None:
+    for i in range(5):
+        _save(tmp_path / "one" / f"{i}.png", _noise(i, (6, 6, 3)))
+    lazy = data.load("folder", "test", tmp_path)
+    array = data.in_memory(lazy)
+    for i in range(5):
+        np.testing.assert_array_equal(array[i][0], lazy[i][0])
+    assert array.image_shape == lazy.image_shape and array.classes == lazy.classes
+
+
+@pytest.mark.parametrize("name", ["imagenet", "tinyimagenet", "folder", "cifar10", "npz"])
+def test_missing_data_says_where_from_and_which_layout(name: str, tmp_path: Path) -> None:
+    for folder in (None, tmp_path / "nowhere", tmp_path):
+        with pytest.raises(UserError) as caught:
+            data.load(name, "test", folder)
+        message = str(caught.value)
+        assert ("\n" not in message and name in message) or str(tmp_path) in message
+        expected = {"imagenet": "image-net.org", "tinyimagenet": "tiny-imagenet-200",
+                    "folder": "one folder a class", "cifar10": "cs.toronto.edu",
+                    "npz": "`images` (N, H, W, C)"}  # fmt: skip
+        assert expected[name] in message

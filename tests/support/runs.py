@@ -1,0 +1,33 @@
+"""Runs of scripts/certify.py seen from outside: their rows, their files, their progress."""
+
+import csv
+import subprocess
+import time
+from pathlib import Path
+
+# The noise that the tests' digits model is trained under and certified with.
+SIGMA, K = 0.4, 28.0
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    """The rows of a run's certificates.csv."""
+    with open(out / "certificates.csv") as stream:
+        return list(csv.DictReader(stream))
+
+
+def record_files(out: Path, process: int | None = None) -> list[Path]:
+    """A run's files of records, of one process or of all."""
+    return sorted((out / "votes").glob(f"*.{'*' if process is None else process}.jsonl"))
+
+
+def wait_for_more(
+    processes: list[subprocess.Popen[str]], out: Path, before: int, process: int | None = None
+) -> bool:
+    """Until there are more files of records than `before`; whether all were still at work then."""
+    deadline = time.monotonic() + 300
+    while len(record_files(out, process)) <= before:
+        if any(one.poll() is not None for one in processes):
+            return False
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    return True

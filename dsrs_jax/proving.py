@@ -19,6 +19,7 @@ from rich.console import Console
 from dsrs_jax import report
 from dsrs_jax.certify import proof
 from dsrs_jax.errors import UserError
+from dsrs_jax.sampling import is_remote
 
 PROOFS_FILE = "proofs.jsonl"
 NOT_PROVED = "not every radius is proved: the columns proof_np and proof_dsrs say which, and why"
@@ -71,7 +72,9 @@ def _prove(
     claims: set[proof.Claim], directory: epath.Path, console: Console
 ) -> dict[proof.Claim, tuple[float, str]]:
     file = directory / PROOFS_FILE
-    done = _kept(file)
+    # A bucket takes no lines one by one: there the proofs are made anew each time.
+    keeps = not is_remote(directory)
+    done = _kept(file) if keeps else {}
     digests = {claim: hashlib.sha256(repr(claim).encode()).hexdigest() for claim in claims}
     answers = {claim: done[key] for claim, key in digests.items() if key in done}
     left = sorted((claim for claim in claims if claim not in answers), key=lambda c: digests[c])
@@ -79,7 +82,7 @@ def _prove(
         return answers
     try:
         with (
-            open(file, "a") as stream,
+            open(file, "a") if keeps else io.StringIO() as stream,
             report.progress(console, "proving", len(left), "radii") as advance,
         ):
             for claim, radius, result in proof.solve(left, shrink=True):

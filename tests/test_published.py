@@ -151,6 +151,33 @@ def test_several_laws_each_alone_and_jointly(made: Path, tmp_path: Path) -> None
     assert value - allowance > 0.5
 
 
+def test_published_certificates_are_proved_where_their_counts_are_known(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["--q-sigma", "0.4", "--q-threshold", "x+", "--bounds", "two-sided", "--prove"]
+    out = tmp_path / "out"
+    assert script.main(["--published", str(made), *MODEL, *command, "--out", str(out)]) == 0
+    for name in ("sigma_0.4", "threshold_x+", "joint"):
+        for row in rows_of(out / f"certificates-{name}.csv").values():
+            for method in ("np", "dsrs"):
+                claimed = float(row[f"radius_{method}"]) > 0
+                assert row[f"proof_{method}"] == ("proved" if claimed else "")
+    # An interval of other draws than the file's name says: no counts, no proof, exit code 1.
+    other = tmp_path / "other" / "sampling" / "net.pth"
+    other.mkdir(parents=True)
+    low, high = published_interval(9_000, 10_000)
+    known = published_interval(45_000, N)
+    lines = [f"o 0 {low} {high}", f"o 1 {known[0]} {known[1]}"]
+    (other / f"general-gaussian-380-0.5-{N}-{SHARE}.txt").write_text("\n".join(lines) + "\n")
+    capsys.readouterr()
+    command = ["--published", str(tmp_path / "other"), *MODEL, "--alpha", str(SHARE), "--prove"]
+    assert script.main([*command, "--out", str(tmp_path / "unknown")]) == 1
+    assert "counts of votes are not known" in " ".join(capsys.readouterr().out.split())
+    rows = rows_of(tmp_path / "unknown" / "certificates.csv")
+    assert rows[0]["proof_np"].startswith("unproved: ") and rows[1]["proof_np"] == "proved"
+    assert float(rows[0]["radius_np"]) > 0
+
+
 def test_our_radii_are_written_in_the_published_layout(made: Path, tmp_path: Path) -> None:
     more = ("--q-threshold", "x+", "--search", "grid", "--write-published", str(tmp_path / "w"))
     rows = certified(made, tmp_path / "out", *more)

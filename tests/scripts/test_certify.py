@@ -10,7 +10,7 @@ from runs import SIGMA, K, record_files, rows_of
 from script_loader import load_script
 
 from dsrs_jax import data, models, noise
-from dsrs_jax.certify import certify, evaluate, lower_bound
+from dsrs_jax.certify import certify, evaluate, lower_bound, proof
 from dsrs_jax.certify.thresholds import threshold
 
 certify_script = load_script("certify.py")
@@ -64,6 +64,33 @@ def test_a_run_leaves_certificates_that_hold(
     assert certify_script.main([*command, "--n", "3000"]) == 2
     assert capsys.readouterr().err.count("n = 2000, not 3000") == 1
     assert {file: file.read_bytes() for file in record_files(out)} == votes
+
+
+def test_every_radius_is_proved_and_a_killed_proof_goes_on(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = ["--model", model, "--n", "2000", "--stop", "8", "--out", str(out)]
+    assert certify_script.main([*command, "--prove"]) == 0
+    assert "0 unproved" in capsys.readouterr().out
+    table, proofs = (out / "certificates.csv").read_bytes(), out / "proofs.jsonl"
+    for row in rows_of(out):
+        for method in ("np", "dsrs"):
+            claimed = float(row[f"radius_{method}"]) > 0
+            assert row[f"proof_{method}"] == ("proved" if claimed else "")
+    assert proof.main([str(out / "certificates.csv"), "--processes", "1"]) == 0
+    # What was proved is kept; what a kill cut short is proved again.
+    lines = proofs.read_text().splitlines(keepends=True)
+    assert len(lines) > 3
+    proofs.write_text("".join(lines[:2]) + lines[2][:20])
+    assert certify_script.main([*command, "--prove"]) == 0
+    assert sorted(proofs.read_text().splitlines(keepends=True)) == sorted(lines)
+    assert (out / "certificates.csv").read_bytes() == table
+    # Pooled rows, two-sided bounds and radii on a grid are proved from the same columns.
+    other = ["--model", model, "--sigma", "0.02", "--n", "300", "--stop", "3"]
+    other += ["--q-threshold", "x+", "--bounds", "two-sided", "--search", "grid", "--prove"]
+    assert certify_script.main([*other, "--out", str(tmp_path / "other")]) == 0
+    assert any(row["status"] == "pooled" for row in rows_of(tmp_path / "other"))
 
 
 def test_laws_that_are_drawn_separately(model: str, tmp_path: Path) -> None:

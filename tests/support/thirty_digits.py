@@ -7,6 +7,7 @@ search, everything in the logarithm of a length; the cosine's distribution by it
 binomial series. Accurate for dimensions of 64 and more, where nothing ends at |cosine| = 1.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -50,7 +51,7 @@ def _integral(integrand: Callable[[mpf], Vector], marks: Vector) -> Vector:
 
     edges = sorted(set(marks))
     total: Vector = []
-    open_ = [(a, b, on(a, b), 0) for a, b in zip(edges, edges[1:], strict=False)]
+    open_ = [(a, b, on(a, b), 0) for a, b in itertools.pairwise(edges)]
     while open_:
         a, b, whole, depth = open_.pop()
         middle = (a + b) / 2
@@ -189,7 +190,7 @@ def g(
         return (mpmath.exp(2 * z) + r * r - mpmath.exp(2 * away)) / (2 * mpmath.exp(z) * r)
 
     def moved_cosine(z: mpf) -> mpf:
-        """The cosine below which |x| < rho_h, on the sphere of radius e^z about the moved centre."""
+        """The cosine below which |x| < rho_h, at the distance e^z from the moved centre."""
         level, piece, found = base.log(z), -mpmath.inf, None
         for first, last, end in jumps:
             if first <= z <= last:
@@ -207,11 +208,7 @@ def g(
 
     def with_layers(points: Vector, c: Callable[[mpf], mpf]) -> Vector:
         """Marks also where the cosine passes multiples of its standard deviation."""
-        grid = [
-            p + (q - p) * i / 12
-            for p, q in zip(points, points[1:], strict=False)
-            for i in range(12)
-        ]
+        grid = [p + (q - p) * i / 12 for p, q in itertools.pairwise(points) for i in range(12)]
         values = [float(c(mpf(p))) * math.sqrt(dimension) for p in grid]
         found = list(points)
         for level in (-10, -6, -3, -1, 1, 3, 6, 10):

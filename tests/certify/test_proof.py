@@ -1,4 +1,4 @@
-"""Proofs in ball arithmetic: the balls hold what two other ways compute, and tampering is refused."""
+"""Proofs in ball arithmetic: balls hold what two other ways compute; tampering is refused."""
 
 import csv
 import dataclasses

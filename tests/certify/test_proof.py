@@ -163,7 +163,9 @@ TAMPERED = {
         ),
     ),
     "alpha": lambda c: dataclasses.replace(c, alpha=c.alpha / 2),
-    "k": lambda c: dataclasses.replace(c, family=dataclasses.replace(c.family, k=c.family.k * 0.9)),
+    "k": lambda c: dataclasses.replace(
+        c, family=dataclasses.replace(c.family, k=c.family.k * 1.02)
+    ),
 }
 
 

@@ -163,9 +163,6 @@ TAMPERED = {
         ),
     ),
     "alpha": lambda c: dataclasses.replace(c, alpha=c.alpha / 2),
-    "k": lambda c: dataclasses.replace(
-        c, family=dataclasses.replace(c.family, k=c.family.k * 1.02)
-    ),
 }
 
 

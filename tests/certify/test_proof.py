@@ -245,7 +245,7 @@ def test_a_file_is_proved(table: str, tmp_path: Path, capsys: pytest.CaptureFixt
     assert code == 0
     assert printed == "6 rows: 10 radii proved, 0 unproved, 2 are 0 and claim nothing\n"
     # The bounds and g of the fast path are not believed, nor are they needed.
-    poorer = edited(table, 1, lower_p="nonsense", value="0", proof_dsrs="proved")
+    poorer = edited(table, 1, lower_p="nonsense", value="0")
     assert verdict(poorer, tmp_path, capsys)[0] == 0
 
 

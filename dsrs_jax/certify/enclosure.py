@@ -39,11 +39,11 @@ and contains its real midpoint x_0 (or NaN is returned), so a function enclosed 
 `_Piece.at` encloses so: the log densities (X in Re x > 0); l, by l' = H'/H (H has no zero in X, or
 the quotient is not finite); F(e_0; x) = u e_0 - k' log(1 - e_0) - l. e is the root of F in a
 box E = conj(E) in Re(1 - e) > 0 around a real e_0, by the interval Newton step
-N = e_0 - F(e_0)/F'(E): if N is inside E, T(e) = e_0 - F(e_0)/(mean of F' from e_0 to e) maps E to N
-(E and the rectangle of F' are convex), so a root exists (Brouwer); two roots would have a mean of F' of 0
-between them; and F' = u + k'/(1 - e) is not 0, so the root is analytic in x. At real x the
-conjugate of the root is a root in E, so it is real, and F increases along the real line, so it is
-the one meant. B(c) = 1/2 + C c (1 - c^2)^((d-1)/2) 2F1(1, d/2; 3/2; c^2),
+N = e_0 - F(e_0)/F'(E): if N is inside E, T(e) = e_0 - F(e_0)/(mean of F' from e_0 to e) maps E
+to N (E and the rectangle of F' are convex), so a root exists (Brouwer); two roots would have a
+mean of F' of 0 between them; and F' = u + k'/(1 - e) is not 0, so the root is analytic in x. At
+real x the conjugate of the root is a root in E, so it is real, and F increases along the real
+line, so it is the one meant. B(c) = 1/2 + C c (1 - c^2)^((d-1)/2) 2F1(1, d/2; 3/2; c^2),
 C = Gamma(d/2)/(sqrt(pi) Gamma((d-1)/2)), is analytic for |Re c| < 1 and constant for |Re c| > 1.
 """
 

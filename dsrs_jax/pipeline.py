@@ -513,7 +513,8 @@ def _certify_records(
         each = [protocol.law.truncated(entry.get("quantile", 0.5)) for entry in entries]
         add(f"threshold_{rule}", each, np.where(whole, n, 0), votes_of(entries), quantile)
         pooled |= np.array(["pooled" in entry for entry in entries])
-        more += np.array([entry["votes"] if "pooled" in entry else 0 for entry in entries])
+        # Two such rules share these draws.
+        more = np.maximum(more, [entry["votes"] if "pooled" in entry else 0 for entry in entries])
     joint = certify(protocol.law, base, laws, [law.lower for law in evidence])
     # Neyman-Pearson from 2N draws of P, at P's own share (design: the rules with a plus).
     twice = certify(protocol.law, lower_bound(np.where(pooled, total + more, 0), 2 * n, share))

@@ -113,6 +113,14 @@ def test_laws_that_are_drawn_separately(model: str, tmp_path: Path) -> None:
             q = law.truncated(threshold("x+", lower))
             again = certify(law, [lower], [q], [[float(row["lower_threshold_x+"])]])
             assert float(row["radius_dsrs"]) == again.radius[0]
+    # Two rules that pool have the same second sample: it counts once.
+    both = [*command[:-1], str(tmp_path / "both"), "--q-threshold", "x2+"]
+    assert certify_script.main(both) == 0
+    for row, alone in zip(rows_of(tmp_path / "both"), rows, strict=True):
+        if int(row["votes"]) == n:
+            assert row["votes_threshold_x2+"] == alone["votes_threshold_x+"]
+            bound = lower_bound(n + int(row["votes_threshold_x+"]), 2 * n, 0.001 / 3)
+            assert float(row["lower_p"]) == bound
 
 
 def test_the_grid_keeps_the_last_multiple_that_certifies(model: str, tmp_path: Path) -> None:

@@ -358,6 +358,8 @@ def _law(settings: Settings, trained: ModelMetadata) -> RadialLaw:
 
 
 def _protocol(settings: Settings, law: RadialLaw) -> Protocol:
+    if law.sigma in settings.q_sigma:
+        raise UserError(f"--q-sigma {law.sigma:g} is P itself: its draws are P's own draws again")
     any_q = settings.q_sigma or settings.q_inside or settings.q_threshold
     quantiles = settings.q_inside if any_q else DEFAULT_INSIDE
     return Protocol(

@@ -10,14 +10,16 @@ import csv
 import hashlib
 import io
 import json
+from pathlib import Path
 from typing import Any
 
+import flint
 import numpy as np
 from etils import epath
 from rich.console import Console
 
 from dsrs_jax import report
-from dsrs_jax.certify import proof
+from dsrs_jax.certify import enclosure, proof
 from dsrs_jax.errors import UserError
 from dsrs_jax.sampling import is_remote
 
@@ -75,8 +77,15 @@ def _prove(
     # A bucket takes no lines one by one: there the proofs are made anew each time.
     keeps = not is_remote(directory)
     done = _kept(file) if keeps else {}
-    digests = {claim: hashlib.sha256(repr(claim).encode()).hexdigest() for claim in claims}
-    answers = {claim: done[key] for claim, key in digests.items() if key in done}
+    judge = _version()
+    digests = {
+        claim: hashlib.sha256((judge + repr(claim)).encode()).hexdigest() for claim in claims
+    }
+    answers = {
+        claim: done[key]
+        for claim, key in digests.items()
+        if key in done and 0.0 < done[key][0] <= claim.radius
+    }
     left = sorted((claim for claim in claims if claim not in answers), key=lambda c: digests[c])
     if not left:
         return answers
@@ -93,6 +102,12 @@ def _prove(
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror}") from error
     return answers
+
+
+def _version() -> str:
+    """What decides a proof: another version's proofs are made anew."""
+    code = [Path(module.__file__ or "").read_bytes() for module in (proof, enclosure)]
+    return flint.__version__ + hashlib.sha256(b"".join(code)).hexdigest()
 
 
 def _kept(file: epath.Path) -> dict[str, tuple[float, str]]:

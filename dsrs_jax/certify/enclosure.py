@@ -158,7 +158,7 @@ def lower_bound(votes: int, draws: int, alpha: float, parts: int) -> arb:
                 break
         for power in range(-70, -20):
             p = (p - (1 - p) * 2.0**power).mid()
-            if tail(p) < failure:
+            if 0 <= p <= 1 and tail(p) < failure:
                 return p
         return arb(0)
 

@@ -25,10 +25,13 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from flint import arb
+
 from dsrs_jax.certify.enclosure import Family, Law, enclose, lower_bound
 
 PROVED = "proved"
 METHODS = ("np", "dsrs")
+_RULE = "threshold_"  # how the names of laws begin that a rule picks
 _FIRST_SHRINK = 1e-9  # relative
 _SHRINKS = 20  # each twice the one before: to 5e-4 of the radius
 _REQUIRED = (
@@ -68,11 +71,15 @@ def prove(claim: Claim) -> str:
         if not 0 <= votes <= draws:
             return "the counts of votes are not known" if votes == -1 else "impossible counts"
         bounds.append(lower_bound(votes, draws, claim.alpha, claim.parts))
-    ball = enclose(claim.family, bounds, claim.multipliers, claim.radius)
-    if ball.lower() > 0.5:
-        return PROVED
+    return verdict(enclose(claim.family, bounds, claim.multipliers, claim.radius))
+
+
+def verdict(ball: arb) -> str:
+    """What a ball around g says: PROVED where all of it is above 1/2, or why it is not."""
     if not ball.is_finite():
         return "g could not be enclosed"
+    if ball.lower() > 0.5:
+        return PROVED
     if ball.upper() < 0.5:
         return f"g is {float(ball.mid()):.12g}, below 1/2"
     return f"g is {float(ball.mid()):.15g} to within {float(ball.rad()):.1g}: not surely above 1/2"
@@ -155,11 +162,17 @@ def read(row: Mapping[str, str], names: Sequence[str], method: str) -> Claim | N
     if not any(weights):
         raise ValueError("all multipliers are 0")
     if pooled:
-        more = [j for j in range(1, len(laws)) if laws[j] == laws[0]]
-        if not more or votes[0] != draws[0] or any(weights[1:]):
+        # Only the rules' own laws have draws of P that are not among its first n.
+        more = {
+            (votes[j], draws[j])
+            for j, name in enumerate(names, start=1)
+            if name.startswith(_RULE) and laws[j] == laws[0]
+        }
+        if len(more) != 1 or votes[0] != draws[0] or any(weights[1:]):
             raise ValueError("pooled, but not from twice the draws of P with the first all right")
+        [(right, drawn)] = more
         parts = 1 + len(names)  # these bounds are one-sided
-        votes, draws = [votes[0] + votes[more[0]]], [draws[0] + draws[more[0]]]
+        votes, draws = [votes[0] + right], [draws[0] + drawn]
         laws, weights = laws[:1], weights[:1]
     family = Family(whole("dimension"), number("k"), number("eta"), tuple(laws))
     return Claim(family, tuple(votes), tuple(draws), alpha, parts, tuple(weights), radius)
@@ -232,6 +245,8 @@ def rows_of(file: Path) -> tuple[list[Row], list[str]]:
         raise NoCertificates(
             f"{file} is no file of certificates that can be proved: it has no column {missing[0]}"
         )
+    if len(set(header)) < len(header):
+        raise NoCertificates(f"{file} has two columns of one name: which one counts is not said")
     rows = []
     # Line by line: a stray quote must not swallow the rows that follow.
     for number, line in enumerate(lines[1:], start=1):

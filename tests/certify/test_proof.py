@@ -335,6 +335,24 @@ def test_twice_the_draws_of_p() -> None:
     for change in ({"votes": str(N - 1)}, {"cutoff_threshold_x+": "5.0"}):
         with pytest.raises(ValueError, match="pooled"):
             proof.read(row | change, proof.law_names(row), "dsrs")
+    # The same law drawn for another reason has P's own first draws: it is no second sample.
+    repeated = {name.replace("threshold_x+", "sigma_0.5"): value for name, value in row.items()}
+    with pytest.raises(ValueError, match="pooled"):
+        proof.read(repeated, proof.law_names(repeated), "dsrs")
+
+
+def test_a_column_that_stands_twice_is_refused(table: str, tmp_path: Path) -> None:
+    file = tmp_path / "certificates.csv"
+    file.write_text("\n".join(f"{line},{line.split(',')[0]}" for line in table.splitlines()) + "\n")
+    with pytest.raises(proof.NoCertificates, match="two columns of one name"):
+        proof.check(file)
+
+
+def test_a_ball_without_end_proves_nothing() -> None:
+    for ball in (arb.pos_inf(), arb.nan(), arb(0, 1) / 0, arb(0.75, arb.pos_inf())):
+        assert proof.verdict(ball) == "g could not be enclosed"
+    assert proof.verdict(arb(0.75, 0.2)) == PROVED
+    assert proof.verdict(arb(0.75, 0.3)).startswith("g is")
 
 
 def test_the_checker_needs_neither_jax_nor_numpy(table: str, tmp_path: Path) -> None:

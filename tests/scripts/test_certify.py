@@ -162,6 +162,7 @@ def test_the_grid_keeps_the_last_multiple_that_certifies(model: str, tmp_path: P
         (["--q-inside", "1.5"], "quantile"),
         (["--q-inside", "0.5", "--q-inside", "0.5"], "twice"),
         (["--q-sigma", "-1"], "sigma must be positive"),
+        (["--q-sigma", str(SIGMA)], "is P itself"),
         (["--q-threshold", "x3"], "x2"),
         (["--noise", "gaussian", "--k", "3"], "k = 0"),
         (["--n", "many"], "invalid int"),

@@ -193,8 +193,8 @@ def test_certify_takes_the_file_itself(
     for name, model in (("a", file), ("b", folder)):
         out = ["--out", str(tmp_path / name)]
         assert certify.main([*common, *noise, "--model", str(model), *out]) == 0
-    votes = [(tmp_path / name / "votes.jsonl").read_bytes() for name in "ab"]
-    assert votes[0] == votes[1]
+    tables = [(tmp_path / name / "certificates.csv").read_bytes() for name in "ab"]
+    assert tables[0] == tables[1]
     capsys.readouterr()
     assert certify.main([*common, "--model", str(file), "--out", str(tmp_path / "c")]) == 2
     assert "give --sigma" in capsys.readouterr().err

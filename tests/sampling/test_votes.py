@@ -217,7 +217,7 @@ law = noise.generalized_gaussian(64, 0.5, 28)
 print(json.dumps([smaller, sampler.start(image, [1], law, 8192).result().right.tolist()]))
 """
     results = []
-    for more in ([], [str(600 * 2**20)]):
+    for more in ([], [str(800 * 2**20)]):
         done = subprocess.run(
             [sys.executable, "-c", program, *more],
             env={**os.environ, "JAX_PLATFORMS": "cpu"},

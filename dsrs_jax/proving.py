@@ -114,7 +114,7 @@ def _kept(file: epath.Path) -> dict[str, tuple[float, str]]:
     """The proofs of an earlier run; a line that a kill cut short is redone."""
     if not file.exists():
         return {}
-    text = file.read_text(errors="replace")
+    text = file.read_bytes().decode(errors="replace")
     whole = text.rfind("\n") + 1
     if whole < len(text):
         file.write_text(text[:whole])

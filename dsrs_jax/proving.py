@@ -29,7 +29,7 @@ _SHOWN = 5
 
 
 def with_proofs(
-    columns: dict[str, Any], directory: epath.Path, console: Console
+    columns: dict[str, Any], directory: Path | epath.Path, console: Console
 ) -> tuple[dict[str, Any], bool]:
     """The columns with `proof_np` and `proof_dsrs`, and whether every radius is proved.
 
@@ -71,7 +71,7 @@ def with_proofs(
 
 
 def _prove(
-    claims: set[proof.Claim], directory: epath.Path, console: Console
+    claims: set[proof.Claim], directory: Path | epath.Path, console: Console
 ) -> dict[proof.Claim, tuple[float, str]]:
     file = directory / PROOFS_FILE
     # A bucket takes no lines one by one: there the proofs are made anew each time.
@@ -110,7 +110,7 @@ def _version() -> str:
     return flint.__version__ + hashlib.sha256(b"".join(code)).hexdigest()
 
 
-def _kept(file: epath.Path) -> dict[str, tuple[float, str]]:
+def _kept(file: Path | epath.Path) -> dict[str, tuple[float, str]]:
     """The proofs of an earlier run; a line that a kill cut short is redone."""
     if not file.exists():
         return {}

@@ -223,13 +223,16 @@ def test_a_mistake_is_told_in_one_line_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_options_of_one_way_are_refused_by_the_other(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_of_one_way_are_refused_by_the_other(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert script.main(["--published", "DIR", "--dataset", "mnist"]) == 2
     assert "--published needs --model-name" in capsys.readouterr().err
     assert script.main(["--write-published", "DIR"]) == 2
     assert "--write-published means nothing without --published" in capsys.readouterr().err
-    assert script.main(["--dataset", "imagenet"]) == 2
-    assert "known only to --published" in capsys.readouterr().err
+    command = ["--published", str(made), "--model-name", "m", "--sigma", "0.5", "--k", "3"]
+    assert script.main([*command, "--dataset", "npz"]) == 2
+    assert "--published does not know the images of 'npz'" in capsys.readouterr().err
 
 
 @given(

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from certify_runs import rows_of
 from PIL import Image
-from runs import rows_of
 from script_loader import load_script
 
 from dsrs_jax import data, models

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from runs import SIGMA, K
+from certify_runs import SIGMA, K
 
 from dsrs_jax import data, models, train
 

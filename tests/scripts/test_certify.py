@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import SIGMA, K, record_files, rows_of
+from certify_runs import SIGMA, K, record_files, rows_of
 from script_loader import load_script
 
 from dsrs_jax import data, models, noise

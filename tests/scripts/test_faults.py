@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from certify_runs import record_files, rows_of, wait_for_more
 from PIL import Image
-from runs import record_files, rows_of, wait_for_more
 from script_loader import load_script
 
 from dsrs_jax import data

@@ -9,20 +9,29 @@ m(w) = w/sqrt(1 - e^(-w^2)) = sum_i m_i w^(2i). Integrating term by term,
 
     P(cosine > c) = erfc(sqrt(nu) w)/2 + C e^(-nu w^2) w Poly(w^2)        (c >= 0)
 
-where the coefficients of Poly depend on d alone. The upper tail keeps its relative precision,
+where the coefficients of Poly depend on d alone: they are arrays, so one compiled program serves
+every dimension from SMALLEST_SERIES_DIMENSION on. The upper tail keeps its relative precision,
 which is what a large multiplier needs.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from fractions import Fraction
+from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy import special
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float64
+
+if TYPE_CHECKING:
+    _Leaf = Any
+else:
+    _Leaf = Array | np.ndarray  # laws are stacked on the host
 
 # Below this dimension the series in w^2 (radius of convergence 2 pi) is too slow in the tail, and
 # the incomplete beta function, whose parameters are then small, is both exact and fast enough.
@@ -30,41 +39,74 @@ SMALLEST_SERIES_DIMENSION = 48
 _TERMS = 24
 
 
-def upper_tail(cosine: Float[Array, "..."], dimension: int) -> Float[Array, "..."]:
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CosineLaw:
+    """What the law needs to know of d; made by `cosine_law` on the host, in float64.
+
+    Attributes:
+        dimension: d, as a float.
+        constant: C.
+        polynomial: coefficients of Poly; none for a dimension that is served without it.
+        small: d where it is under SMALLEST_SERIES_DIMENSION (such a d has programs of its own),
+            else None.
+    """
+
+    dimension: Float64[_Leaf, "*rows"]
+    constant: Float64[_Leaf, "*rows"]
+    polynomial: Float64[_Leaf, "*rows terms"]
+    small: int | None = dataclasses.field(metadata={"static": True})
+
+
+@functools.cache
+def cosine_law(dimension: int) -> CosineLaw:
+    """The law in `dimension` >= 2 dimensions."""
+    small = dimension < SMALLEST_SERIES_DIMENSION
+    polynomial = () if small else _series(dimension)[1]
+    return CosineLaw(
+        np.asarray(dimension, dtype=np.float64),
+        np.asarray(normalisation(dimension)),
+        np.asarray(polynomial, dtype=np.float64),
+        dimension if small else None,
+    )
+
+
+def upper_tail(cosine: Float[Array, "..."], law: CosineLaw) -> Float[Array, "..."]:
     """P(cosine > c), relative precision about 1e-14 for c >= 0.
 
     Args:
         cosine: c in [-1, 1], float64.
-        dimension: d >= 2.
+        law: of one dimension.
     """
     magnitude = jnp.abs(cosine)
     square = jnp.minimum(magnitude * magnitude, 1.0)
-    if dimension < SMALLEST_SERIES_DIMENSION:
-        nu = 0.5 * (dimension - 1)
+    nu: Any
+    if law.small is not None:
+        nu = 0.5 * (law.small - 1)
         # Near c = 0 the argument 1 - c^2 would lose c: count from the centre there.
-        central = square * dimension < 1.0
+        central = square * law.small < 1.0
         outer = 0.5 * special.betainc(nu, 0.5, 1.0 - jnp.where(central, 0.5, square))
         inner = 0.5 - 0.5 * special.betainc(0.5, nu, jnp.where(central, square, 0.0))
         tail = jnp.where(central, inner, outer)
     else:
-        constant, polynomial = _series(dimension)
-        nu = 0.5 * (dimension - 1)
+        nu = 0.5 * (law.dimension - 1.0)
         # 1 - 2^-53: w stays finite at c = 1, where the tail is far below the smallest float64.
         square_w = -jnp.log1p(-jnp.minimum(square, 1.0 - 2.0**-53))
         w = jnp.sqrt(square_w)
         poly = jnp.zeros_like(w)
-        for coefficient in reversed(polynomial):
-            poly = poly * square_w + coefficient
-        tail = 0.5 * special.erfc(math.sqrt(nu) * w) + constant * jnp.exp(-nu * square_w) * w * poly
+        for i in reversed(range(_TERMS - 1)):
+            poly = poly * square_w + law.polynomial[i]
+        gauss = law.constant * jnp.exp(-nu * square_w)
+        tail = 0.5 * special.erfc(jnp.sqrt(nu) * w) + gauss * w * poly
     return jnp.where(cosine >= 0.0, tail, 1.0 - tail)
 
 
-def density(cosine: Float[Array, "..."], dimension: int) -> Float[Array, "..."]:
+def density(cosine: Float[Array, "..."], law: CosineLaw) -> Float[Array, "..."]:
     """C (1 - c^2)^((d-3)/2) for c strictly inside (-1, 1), 0 elsewhere."""
     square = cosine * cosine
     inside = square < 1.0
-    log = 0.5 * (dimension - 3) * jnp.log1p(-jnp.where(inside, square, 0.0))
-    return jnp.where(inside, normalisation(dimension) * jnp.exp(log), 0.0)
+    log = 0.5 * (law.dimension - 3.0) * jnp.log1p(-jnp.where(inside, square, 0.0))
+    return jnp.where(inside, law.constant * jnp.exp(log), 0.0)
 
 
 @functools.cache

@@ -1,9 +1,9 @@
 """The dual and its radii the slow way: adaptive quadrature, bracketing and SciPy's root finder.
 
-Nothing is shared with the fast path but the laws. The moved mass, too, is computed from another
-formula: as an integral over the distance v from the moved centre,
+Nothing is shared with the fast path but the laws. The shifted mass, too, is computed from another
+formula: as an integral over the distance v from the shifted centre,
 
-    P_moved(S) = int f_0(v) P(|x| < rho_h(v)) dv,    h(rho_h(v)) = p(v),
+    P_shifted(S) = int f_0(v) P(|x| < rho_h(v)) dv,    h(rho_h(v)) = p(v),
 
 with rho_h found by bisection, where the fast path changes variables. It serves the tests, and
 `certify` for an instance on which the fast search does not converge.
@@ -35,7 +35,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 def integrals(
     laws: Sequence[RadialLaw], multipliers: Sequence[float] | Numbers, radius: float
 ) -> tuple[Numbers, float]:
-    """(Q_j(not S) for each law, P_moved(S)), S = {p_moved < sum_j multiplier_j q_j}.
+    """(Q_j(not S) for each law, P_shifted(S)), S = {p_shifted < sum_j multiplier_j q_j}.
 
     Args:
         laws: (P, Q_1, ..., Q_J); P is not truncated.
@@ -58,7 +58,7 @@ def integrals(
     inverse = _Inverse(log_h, laws, edges)
 
     def cosine_at_distance(v: Numbers) -> Numbers:
-        # The ball |x| < rho_h cuts the sphere of radius v around the moved centre.
+        # The ball |x| < rho_h cuts the sphere of radius v around the shifted centre.
         inside = inverse(_log_density(base, v))
         c = ((inside - v) * (inside + v) - radius * radius) / (2.0 * v * radius)
         return np.clip(c, -1.0, 1.0)
@@ -73,7 +73,7 @@ def integrals(
     ends = [end for reach in reaches for end in reach]
     outside = _integrate(masses, cosine_in_shell, low, high, edges + ends, dimension)
 
-    def moved(v: Numbers) -> Numbers:
+    def shifted(v: Numbers) -> Numbers:
         return (np.exp(_log_radial(base, v)) * _upper_tail(-cosine_at_distance(v), dimension))[
             :, None
         ]
@@ -88,7 +88,7 @@ def integrals(
     for edge in edges:
         for c in _LAYER / math.sqrt(dimension):
             jumps.append(-radius * c + math.sqrt(max(edge**2 - radius**2 * (1.0 - c * c), 0.0)))
-    total = _integrate(moved, cosine_at_distance, *reaches[0], jumps, dimension)
+    total = _integrate(shifted, cosine_at_distance, *reaches[0], jumps, dimension)
     return outside, float(total[0])
 
 
@@ -99,7 +99,7 @@ def solve(
 
     At the maximum some laws have positive multipliers and met bounds, Q_j(S) = p_j, and the
     others are slack, Q_j(S) >= p_j. So for one set of laws after the other the equations
-    Q_j(S) = p_j, P_moved(S) = 1/2 are solved; g is concave, so the first solution that leaves the
+    Q_j(S) = p_j, P_shifted(S) = 1/2 are solved; g is concave, so the first solution that leaves the
     others slack is the maximum.
 
     Args:
@@ -143,9 +143,9 @@ def _stationary(
 
     def equations(unknown: Numbers) -> Numbers:
         length = unit * math.exp(min(max(float(unknown[-1]), -25.0), 5.0))
-        outside, moved = integrals(laws, weights_of(unknown), length)
+        outside, shifted = integrals(laws, weights_of(unknown), length)
         last[:] = [outside]
-        shares = np.clip(np.append(outside[subset], moved), 1e-300, 1.0 - 1e-16)
+        shares = np.clip(np.append(outside[subset], shifted), 1e-300, 1.0 - 1e-16)
         return special.ndtri(shares) - np.append(wanted, 0.0)
 
     start = np.append(theta, math.log(radius / unit))
@@ -262,7 +262,7 @@ class _Inverse:
 
 
 def _cosine(rho: Numbers, distance: Numbers, radius: float) -> Numbers:
-    """Cosine above which a point at |x| = rho is nearer than `distance` to the moved centre."""
+    """Cosine above which a point at |x| = rho is nearer than `distance` to the shifted centre."""
     with np.errstate(over="ignore"):
         c = ((rho - distance) * (rho + distance) + radius * radius) / (2.0 * rho * radius)
     return np.clip(c, -1.0, 1.0)

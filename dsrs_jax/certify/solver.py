@@ -1,11 +1,11 @@
 """The search for the largest radius: concave maximisation inside a monotone root search.
 
 For a radius r let G(r) be the maximum of g(lambda; r) over lambda >= 0. G falls with r, and the
-radius is the root of G = 1/2. Each instance is a small state machine that makes one evaluation a
-turn: a damped Newton step in theta = log lambda while the maximum is not reached well enough for
-the distance of g from 1/2, and a Newton step in r once it is, on the normal deviate of G (for the
-Gaussian law that is a straight line in r). Nothing here has to be trusted: the multipliers and the
-radius that come out are judged by one more evaluation (`certificate.py`).
+radius is the root of G = 1/2. Each instance is a small state machine that makes one evaluation an
+iteration: a damped Newton step in theta = log lambda while the maximum is not reached well enough
+for the distance of g from 1/2, and a Newton step in r once it is, on the normal deviate of G (for
+the Gaussian law that is a straight line in r). Nothing here has to be trusted: the multipliers and
+the radius that come out are verified by one more evaluation (`verifier.py`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from jax.scipy.special import ndtri
 from jaxtyping import Array, Bool, Float64, Int32
 
 from dsrs_jax.certify import dual
+from dsrs_jax.certify.laws import LawArrays
+from dsrs_jax.certify.mesh import Resolution
 
-_RESOLUTION = dual.Resolution(panels=8, order=12, rounds=2)
+_RESOLUTION = Resolution(panels=8, order=12, rounds=2)
 _LONGEST_STEP = 8.0  # in log lambda
 _LONGEST_RAW_STEP = 30.0  # relative, in lambda: beyond it only the direction counts
 _FIRST_FALL = 1.5  # the first step down of a law that looks slack; each further one doubles
@@ -35,7 +37,7 @@ class Solution(NamedTuple):
     theta: Float64[Array, "instances laws"]
     radius: Float64[Array, " instances"]
     converged: Bool[Array, " instances"]
-    turns: Int32[Array, " instances"]
+    iterations: Int32[Array, " instances"]
 
 
 class _State(NamedTuple):
@@ -49,36 +51,38 @@ class _State(NamedTuple):
     low: Float64[Array, ""]  # G(low) > 1/2
     high: Float64[Array, ""]  # G(high) < 1/2
     done: Bool[Array, ""]
-    turns: Int32[Array, ""]
+    iterations: Int32[Array, ""]
 
 
 def solve(
-    family: dual.Family,
+    laws: LawArrays,
     bounds: Float64[Array, "instances laws"],
     theta: Float64[Array, "instances laws"],
     radius: Float64[Array, " instances"],
     smallest: Float64[Array, " instances"],
     active: Bool[Array, " instances"],
-    turns: Int32[Array, ""],
+    iterations: Int32[Array, ""],
+    truncated: Bool[Array, ""],
 ) -> Solution:
     """Multipliers and radius with g = 1/2, from a starting point.
 
     Args:
-        family: the laws of each instance (every array with a leading axis of instances).
+        laws: the laws of each instance (every array with a leading axis of instances).
         bounds: lower bounds in [0, 1); a bound of 0 switches its law off.
         theta: log multipliers to start from.
         radius: radius to start from, in units of s_0.
         smallest: where G is under 1/2 at this radius the search ends there.
         active: instances to work on; the others return as they are.
-        turns: how many turns an instance may take.
+        iterations: how many an instance may take.
+        truncated: whether any law of the block is truncated (see `dual.evaluate`).
     """
-    turn = jax.vmap(_turn)
+    iteration = jax.vmap(_iteration, in_axes=(0, 0, 0, 0, None))
 
     def more(state: _State) -> Bool[Array, ""]:
-        return jnp.any(~state.done & (state.turns < turns))
+        return jnp.any(~state.done & (state.iterations < iterations))
 
     def body(state: _State) -> _State:
-        return turn(family, bounds, state, smallest)
+        return iteration(laws, bounds, state, smallest, truncated)
 
     theta = jnp.where(bounds > 0.0, theta, -jnp.inf)
     none = jnp.zeros_like(radius)
@@ -93,24 +97,25 @@ def solve(
         low=none,
         high=none + jnp.inf,
         done=~active,
-        turns=jnp.zeros(active.shape, jnp.int32),
+        iterations=jnp.zeros(active.shape, jnp.int32),
     )
     state = lax.while_loop(more, body, state)
-    return Solution(state.accepted, state.radius, state.done, state.turns)
+    return Solution(state.accepted, state.radius, state.done, state.iterations)
 
 
-def _turn(
-    family: dual.Family,
+def _iteration(
+    laws: LawArrays,
     bounds: Float64[Array, " laws"],
     state: _State,
     smallest: Float64[Array, ""],
+    truncated: Bool[Array, ""],
 ) -> _State:
     theta, radius = state.theta, state.radius
-    result = dual.evaluate(family, theta, radius, _RESOLUTION)
+    result = dual.evaluate(laws, theta, radius, _RESOLUTION, truncated=truncated)
     multipliers = jnp.exp(theta)
     shortfall = result.outside - (1.0 - bounds)  # p_j - Q_j(S)
     gradient = multipliers * shortfall
-    value = jnp.sum(gradient) + result.moved
+    value = jnp.sum(gradient) + result.shifted
 
     rejected = ~(value >= state.value - 1e-15)
     next_fall = jnp.clip(2.0 * state.fall, _FIRST_FALL, _LONGEST_STEP)
@@ -143,7 +148,7 @@ def _turn(
 
     next_theta = theta + _bend(step)
     next_theta = jnp.where(jnp.isfinite(theta), next_theta, theta)
-    moved_on = _State(
+    advanced = _State(
         theta=next_theta,
         radius=jnp.where(ready, target, radius),
         accepted=theta,
@@ -154,9 +159,9 @@ def _turn(
         low=jnp.where(ready, low, state.low),
         high=jnp.where(ready, high, state.high),
         done=finished,
-        turns=state.turns,
+        iterations=state.iterations,
     )
-    moved_on = _where(finished, moved_on._replace(radius=radius), moved_on)
+    advanced = _where(finished, advanced._replace(radius=radius), advanced)
     shorter = 0.3 * state.step
     stalled = jnp.max(jnp.abs(shorter)) < 1e-7
     shorter = jnp.where(stalled, 0.0, shorter)
@@ -166,8 +171,8 @@ def _turn(
         step=shorter,
         stalled=stalled,
     )
-    after = _where(rejected, back, moved_on)
-    after = after._replace(turns=state.turns + 1)
+    after = _where(rejected, back, advanced)
+    after = after._replace(iterations=state.iterations + 1)
     return _where(state.done, state, after)
 
 
@@ -183,8 +188,8 @@ def _newton(
     In theta g is not concave: the terms of its Hessian that are not are dropped, which leaves a
     positive definite matrix and so a direction of ascent. The right-hand side compares normal
     deviates instead of probabilities, in which the response to theta is close to linear. A law
-    whose multiplier the step would make negative is switched off (its log falls by `fall` a turn),
-    and the others step without it.
+    whose multiplier the step would make negative is switched off (its log falls by `fall` each
+    time), and the others step without it.
     """
     on = theta > OFF
     diagonal = jnp.diagonal(result.curvature)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import pickle
 import warnings
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from dsrs_jax.convert.layouts import parameters_from
-from dsrs_jax.errors import UserError
 from dsrs_jax.models import (
     Classifier,
     ModelMetadata,
@@ -24,8 +22,8 @@ from dsrs_jax.models import (
     save_model,
     with_parameters,
 )
-
-CACHE_VARIABLE = "DSRS_CACHE"
+from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.files import cache_folder
 
 
 def convert(
@@ -88,11 +86,9 @@ def cached(file: str | Path, *, arch: str | None = None, scaling: str | None = N
     It lies in DSRS_CACHE, or in dsrs_jax in the user's cache folder, under the file's SHA-256.
     """
     file = Path(file)
-    root = os.environ.get(CACHE_VARIABLE)
-    if root is None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        root = str(Path(home) / "dsrs_jax")
-    folder = Path(root) / "models" / "-".join([_sha256(file), arch or "own", scaling or "default"])
+    folder = (
+        cache_folder() / "models" / "-".join([_sha256(file), arch or "own", scaling or "default"])
+    )
     if not folder.exists():
         classifier = convert(file, arch=arch, scaling=scaling)
         save_model(folder, classifier, classifier.metadata)

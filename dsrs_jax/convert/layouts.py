@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 import jax
 import numpy as np
 
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
 
 # `Sequential` of input scaling and network, with or without `DataParallel` around either.
 PREFIXES = ("", "module.", "1.", "1.module.", "module.1.")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
 
 
 class _Block(nn.Module):

@@ -17,7 +17,7 @@ from dsrs_jax.data.dataset import (
     in_memory,
     read_ahead,
 )
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
 
 __all__ = [
     "DATASETS",

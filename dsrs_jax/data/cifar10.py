@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dsrs_jax.data.dataset import ArrayDataset
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
 
 CLASSES, IMAGE_SHAPE = 10, (32, 32, 3)
 _RECORD = 1 + 32 * 32 * 3

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int32
 
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
 
 # What an index means: its place in the set's original order, or a place in an order that
 # somebody shuffled and that holds only for these very files.

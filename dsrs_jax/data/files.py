@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from PIL import Image
 
 from dsrs_jax.data.dataset import Dataset, LazyDataset, UnreadableImage
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
 
 _SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 _IMAGENET_RESIZE, IMAGENET_SIZE, IMAGENET_CLASSES = 256, 224, 1000

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from dsrs_jax.data.dataset import ArrayDataset
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
 
 FILE_PREFIX = {"train": "train", "test": "t10k"}
 FILES = (

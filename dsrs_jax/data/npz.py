@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dsrs_jax.data.dataset import ArrayDataset
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
 
 _WHAT = (
     "a .npz file with `images` (N, H, W, C), uint8 or floats in [0, 1], and `labels` (N,), whole "

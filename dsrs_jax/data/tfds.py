@@ -15,7 +15,7 @@ from PIL import Image
 
 from dsrs_jax.data.dataset import ORIGINAL, SHUFFLED, Dataset, LazyDataset, UnreadableImage
 from dsrs_jax.data.files import imagenet_preprocess, pixels, tinyimagenet_preprocess
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
 
 PREFIX = "tfds:"
 _PREPROCESS = {"imagenet": imagenet_preprocess, "tinyimagenet": tinyimagenet_preprocess}

@@ -2,6 +2,7 @@
 
 from dsrs_jax.models.checkpoint import (
     DTYPES,
+    METADATA_FILE,
     Classifier,
     ModelMetadata,
     check_space,
@@ -19,6 +20,7 @@ from dsrs_jax.models.scaling import SCALINGS, default_scaling, input_scaling
 __all__ = [
     "ARCHITECTURES",
     "DTYPES",
+    "METADATA_FILE",
     "SCALINGS",
     "Architecture",
     "Classifier",

@@ -23,8 +23,8 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
-from dsrs_jax.errors import UserError
 from dsrs_jax.models.registry import architecture, build
+from dsrs_jax.system.errors import UserError
 
 FORMAT = 1
 METADATA_FILE = "metadata.json"

@@ -11,7 +11,6 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from dsrs_jax.errors import UserError
 from dsrs_jax.models import (
     digits_cnn,
     fashion_22full,
@@ -21,6 +20,7 @@ from dsrs_jax.models import (
     wide_resnet_imagenet64,
 )
 from dsrs_jax.models.scaling import default_scaling, input_scaling
+from dsrs_jax.system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
 
 SCALINGS = ("standardize", "center")
 

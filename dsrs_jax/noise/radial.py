@@ -1,4 +1,4 @@
-"""The radial family that holds every l2 smoothing law of the field.
+"""The radial family: the Gaussian, the generalized Gaussian and the exponential families.
 
 The density of a law in d dimensions is
 
@@ -27,7 +27,7 @@ from jax import lax
 from jaxtyping import Array, Float, Float32, Key
 from scipy import special
 
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
 
 if TYPE_CHECKING:
     _Number = float
@@ -61,6 +61,21 @@ class RadialLaw:
     cutoff: _Number | None
     quantile: _Number | None
     dimension: int = dataclasses.field(metadata={"static": True})
+
+    @property
+    def norm(self) -> str:
+        """Radial laws certify l2 balls."""
+        return "l2"
+
+    def parameters(self) -> dict[str, int | float | None]:
+        """The numbers that define the law (see `Law`)."""
+        return {
+            "dimension": self.dimension,
+            "sigma": self.sigma,
+            "k": self.k,
+            "eta": self.eta,
+            "cutoff": self.cutoff,
+        }
 
     @property
     def shape(self) -> _Number:
@@ -106,6 +121,15 @@ class RadialLaw:
             cutoff = np.nextafter(cutoff, np.float32(0.0))
         kept = float(special.gammainc(self.shape, float(cutoff)))
         return dataclasses.replace(self, cutoff=float(cutoff), quantile=kept)
+
+    def as_truncated(self) -> RadialLaw:
+        """The same law with a cutoff, if need be one that truncates nothing.
+
+        Its draws are the same, and it shares a compiled program with truncated laws.
+        """
+        if self.cutoff is not None:
+            return self
+        return dataclasses.replace(self, cutoff=np.inf, quantile=1.0)
 
     def draw(self, key: Key[Array, ""]) -> tuple[Float32[Array, ""], Float32[Array, " dimension"]]:
         """One draw: its level u and the noise vector, both float32, a function of `key` alone."""

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int32
 from dsrs_jax.train.losses import log_mean_softmax
 
 Images = Float[Array, "images height width channels"]
-Noise = Float[Array, "images copies height width channels"]
-LogitsOf = Callable[[Noise], Float[Array, "images copies classes"]]
+Noise = Float[Array, "images draws height width channels"]
+LogitsOf = Callable[[Noise], Float[Array, "images draws classes"]]
 
 _SMALLEST_NORM = 1e-8
 
@@ -37,8 +37,8 @@ def smoothadv(
     """
 
     def step(_: Array, current: Images) -> Images:
-        moved = current + (2.0 * radius / steps) * _direction(logits_of, current, labels, noise)
-        return jnp.clip(images + _within(moved - images, radius), 0.0, 1.0)
+        shifted = current + (2.0 * radius / steps) * _direction(logits_of, current, labels, noise)
+        return jnp.clip(images + _within(shifted - images, radius), 0.0, 1.0)
 
     return jax.lax.fori_loop(0, steps, step, images, unroll=True)
 
@@ -63,8 +63,8 @@ def smoothmix(
     def step(number: Array, ends: tuple[Images, Images]) -> tuple[Images, Images]:
         clean, current = ends
         clean = jnp.where(number == mix_step, current, clean)
-        moved = current + step_size * _direction(logits_of, current, labels, noise)
-        return clean, jnp.clip(moved, 0.0, 1.0)
+        shifted = current + step_size * _direction(logits_of, current, labels, noise)
+        return clean, jnp.clip(shifted, 0.0, 1.0)
 
     clean, adversarial = jax.lax.fori_loop(0, steps, step, (images, images), unroll=True)
     clean = jnp.where(mix_step >= steps, adversarial, clean)

@@ -1,6 +1,6 @@
 """The losses of the four methods, on logits of m noisy copies of a mini-batch.
 
-Logits have the shape (images, copies, classes), labels (images,).
+Logits have the shape (images, draws, classes), labels (images,).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-Logits = Float[Array, "images copies classes"]
+Logits = Float[Array, "images draws classes"]
 
 
 def mean_softmax(logits: Logits) -> Float[Array, "images classes"]:

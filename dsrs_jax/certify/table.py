@@ -1,0 +1,180 @@
+"""From a VoteTable to a CertificateTable: the one way from votes to radii."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+from numpy.typing import NDArray
+
+from dsrs_jax.bounds import Bound, Protocol, Search, lower_bound
+from dsrs_jax.certify.certificates import Certificates
+from dsrs_jax.certify.grid import last_on_grid
+from dsrs_jax.certify.search import certify
+from dsrs_jax.votes.table import State, VoteTable
+
+
+class Status(enum.StrEnum):
+    """What a row's DSRS radius rests on, or why no second law counts."""
+
+    DSRS = "dsrs"  # P and a Q bind
+    P = "P"  # only P binds: the other bounds do not help
+    Q = "Q"  # P's own bound does not
+    POOLED = "pooled"  # Neyman-Pearson from twice the draws of P (rules with a plus)
+    NONE = "none"  # radius 0
+    UNREADABLE = "unreadable"  # radius 0: the image could not be read
+    # Of published samples (run/published_study.py):
+    P_BELOW = "P-below"  # Q, where the paper takes a negative multiplier for P
+    DSRS_BELOW = "dsrs-below"  # P and a Q, where the paper takes one for another Q
+    Q_BELOW = "Q-below"  # P, where the paper takes a negative multiplier for Q
+    UNPAIRED = "unpaired"  # P: Q's file has no such image
+    NO_BOUND = "no-bound"  # P: Q's bound is 0
+    DISCARDED = "discarded"  # P: the published second sample is not Q's
+
+
+class Proofs(NamedTuple):
+    """For each image "proved", "unproved: why", or nothing where the radius is 0."""
+
+    neyman_pearson: list[str]
+    dsrs: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class CertificateTable:
+    """Radii of every image by Neyman-Pearson and by DSRS, and all that they follow from.
+
+    Each of the two columns of radii holds with probability 1 - alpha; choosing the larger of both
+    afterwards would double alpha.
+
+    Attributes:
+        votes: what was counted.
+        protocol: how alpha was shared, which bounds, which search.
+        neyman_pearson: from P alone.
+        dsrs: from all laws; radii are the final ones (on the grid where that was asked for).
+        lower: (images, laws) lower bounds of each law's own votes. `dsrs.bounds` is the same but
+            for pooled rows, whose one bound is that of twice the draws of P.
+        status: (images,) of `Status`.
+        proofs: what the proof says of both radii of every row, where they were proved.
+    """
+
+    votes: VoteTable
+    protocol: Protocol
+    neyman_pearson: Certificates
+    dsrs: Certificates
+    lower: NDArray[np.float64]
+    status: Shaped[np.ndarray, " images"]
+    proofs: Proofs | None = None
+
+    def __len__(self) -> int:
+        return len(self.votes)
+
+    def proved(
+        self, radii: list[NDArray[np.float64]], results: list[list[str]]
+    ) -> CertificateTable:
+        """The table with proofs, and the radii that they prove (none of them longer).
+
+        Args:
+            radii: (images,) of Neyman-Pearson, and of DSRS.
+            results: for each radius "proved", why it is not, or nothing where it is 0.
+        """
+        return dataclasses.replace(
+            self,
+            neyman_pearson=self.neyman_pearson.with_radius(radii[0]),
+            dsrs=self.dsrs.with_radius(radii[1]),
+            proofs=Proofs(*results),
+        )
+
+    @property
+    def radius(self) -> NDArray[np.float64]:
+        """(images,) the radii of DSRS."""
+        return self.dsrs.radius
+
+    @property
+    def alpha_neyman_pearson(self) -> float:
+        """Failure probability of a Neyman-Pearson radius."""
+        return self.protocol.alpha_neyman_pearson(len(self.votes.names))
+
+
+def certify_table(table: VoteTable, protocol: Protocol) -> CertificateTable:
+    """Certificates for every image of a table.
+
+    Rows whose votes are not complete under P have radius 0; a law whose votes are not complete
+    plays no part in a row.
+
+    Args:
+        table: see `VoteTable`.
+        protocol: see `Protocol`.
+
+    Raises:
+        UserError: counts outside their domain.
+    """
+    laws = len(table.names)
+    share = protocol.alpha_per_bound(laws)
+    alone = _lower(table, 0, protocol, protocol.alpha_neyman_pearson(laws))
+    neyman_pearson = certify(table.base, alone)
+    lower = np.stack([_lower(table, j, protocol, share) for j in range(laws)], axis=1)
+    pooled, total, drawn = _pooled(table)
+    used = np.where(pooled[:, None] & (np.arange(laws) > 0), 0.0, lower)
+    dsrs = certify(table.base, used[:, 0], table.laws[1:], list(used[:, 1:].T))
+    if pooled.any():
+        # Neyman-Pearson from 2N draws of P, at P's own share (design: the rules with a plus).
+        twice = certify(table.base, lower_bound(total, drawn, share))
+        dsrs = dsrs.replaced_by(twice, pooled)
+    if protocol.search is Search.GRID:
+        start = certify(table.base, used[:, 0]).radius
+        on_grid = last_on_grid(start, dsrs.radius, protocol.grid_unit)
+        dsrs = dsrs.with_radius(np.where(pooled, dsrs.radius, on_grid))
+    status = _status(dsrs)
+    status[pooled & (dsrs.radius > 0.0)] = Status.POOLED
+    status[table.state[:, 0] == State.UNREADABLE] = Status.UNREADABLE
+    return CertificateTable(table, protocol, neyman_pearson, dsrs, lower, status)
+
+
+def _lower(table: VoteTable, column: int, protocol: Protocol, alpha: float) -> NDArray[np.float64]:
+    """(images,) lower bounds of one law that each fail with probability at most `alpha`.
+
+    Of a published interval the counts are used where they are known; else its lower end, where it
+    fails with no more than `alpha`. A bound of 0 says nothing.
+    """
+    complete = (table.state[:, column] == State.COMPLETE) & (table.state[:, 0] == State.COMPLETE)
+    votes, draws = table.votes[:, column], table.draws[:, column]
+    known = complete & (votes >= 0)
+    counted = protocol.lower(np.where(known, votes, 0), np.where(known, draws, 0), alpha)
+    given = np.zeros(len(table))
+    if table.intervals is not None and alpha >= table.intervals.alpha:
+        given = table.intervals.low[:, column]
+        if protocol.bound is Bound.TWO_SIDED and alpha == table.intervals.alpha:
+            known = np.zeros_like(known)  # the published end itself
+    return np.where(known, counted, np.where(complete, given, 0.0))
+
+
+def _pooled(
+    table: VoteTable,
+) -> tuple[Bool[np.ndarray, " images"], NDArray[np.int64], NDArray[np.int64]]:
+    """Rows with further draws of P: whether, all right answers, all draws.
+
+    Sound only where all of P's first draws were right (Li et al., ICML 2022). Columns that hold
+    further draws hold the same ones: they count once.
+    """
+    pooled = np.zeros(len(table), dtype=bool)
+    more, drawn = np.zeros((2, len(table)), dtype=np.int64)
+    for j in range(1, len(table.names)):
+        rows = table.more_of_base(j) & (table.state[:, j] == State.COMPLETE)
+        rows &= table.votes[:, 0] == table.draws[:, 0]
+        pooled |= rows
+        more = np.where(rows, np.maximum(more, table.votes[:, j]), more)
+        drawn = np.where(rows, np.maximum(drawn, table.draws[:, j]), drawn)
+    total = np.where(pooled, table.votes[:, 0] + more, 0)
+    return pooled, total, np.where(pooled, table.draws[:, 0] + drawn, 0)
+
+
+def _status(dsrs: Certificates) -> Shaped[np.ndarray, " images"]:
+    binds = dsrs.binding()
+    status = np.full(len(dsrs), Status.DSRS, dtype=object)
+    status[~binds[:, 0]] = Status.Q
+    status[~np.any(binds[:, 1:], axis=1)] = Status.P
+    status[dsrs.radius == 0.0] = Status.NONE
+    return status

@@ -1,0 +1,339 @@
+"""Certifies a data set: images, noise, votes, bounds, certificates, report.
+
+  dsrs-jax certify
+      trains a small model on scikit-learn's digits, certifies its 360 test images
+  dsrs-jax certify --dataset mnist --data-dir DIR --model DIR --skip 100 --out DIR
+      certifies every hundredth MNIST test image with a model of yours
+
+The same command continues a run that was interrupted. It writes into --out:
+config.json, votes/, certificates.csv, report.png.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from rich.console import Console
+
+from dsrs_jax import data, noise, report
+from dsrs_jax.bounds import Protocol
+from dsrs_jax.certify import CertificateTable, certify_table
+from dsrs_jax.models import Classifier, fingerprint
+from dsrs_jax.run import ending
+from dsrs_jax.run.model import classifier_of
+from dsrs_jax.run.settings import (
+    CompilationOptions,
+    DatasetOptions,
+    ImageOptions,
+    LawOptions,
+    ModelOptions,
+    ProcessOptions,
+    ProtocolOptions,
+)
+from dsrs_jax.system.errors import IncompleteError, UserError
+from dsrs_jax.system.heartbeat import Heartbeat, wait_for_others
+from dsrs_jax.system.options import group, option, without
+from dsrs_jax.system.processes import Group
+from dsrs_jax.votes import (
+    Kind,
+    RecordFolder,
+    Sampler,
+    SamplingPlan,
+    SecondLaw,
+    State,
+    VoteTable,
+    collect,
+    second_laws,
+    table_of,
+)
+from dsrs_jax.votes.records import CONFIG_FILE
+
+DEFAULT_INSIDE = (0.2, 0.4, 0.6, 0.8)
+_WORTH_TUNING = 1_000_000  # draws: a run with fewer would not win back the search for a batch
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondLawOptions:
+    """Second laws Q, each repeatable, used jointly (default: --q-inside 0.2, 0.4, 0.6, 0.8)."""
+
+    q_inside: tuple[float, ...] = option(
+        (), "P truncated at quantile b, off P's own draws", metavar="b"
+    )
+    q_sigma: tuple[float, ...] = option((), "P with another sigma", metavar="B")
+    q_threshold: tuple[str, ...] = option(
+        (), "P truncated at b, or by the paper's rules", metavar="b|x|x+|x2|x2+"
+    )
+
+    def laws(self) -> tuple[SecondLaw, ...]:
+        """All that were given, or the default."""
+        given = second_laws(self.q_inside, self.q_sigma, self.q_threshold)
+        return given or second_laws(DEFAULT_INSIDE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Run."""
+
+    data: DatasetOptions = group(DatasetOptions)
+    model: ModelOptions = group(ModelOptions)
+    law: LawOptions = group(LawOptions)
+    extra: SecondLawOptions = group(SecondLawOptions)
+    protocol: ProtocolOptions = group(ProtocolOptions)
+    images: ImageOptions = group(ImageOptions)
+    out: str | None = option(None, "folder or bucket; runs/DATASET", metavar="DIR", often=True)
+    prove: bool = option(False, "prove every radius in ball arithmetic", often=True)
+    seed: int = option(0, "of all draws", metavar="SEED")
+    batch: int | None = option(None, "draws in flight; votes do not depend on it", metavar="N")
+    patience: float = option(60.0, "seconds until a silent process is given up; 60", metavar="S")
+    processes: ProcessOptions = group(ProcessOptions)
+    compilation: CompilationOptions = group(CompilationOptions)
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch <= 0:
+            raise UserError(f"--batch must be positive, got {self.batch}")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed must lie in [0, 2^32), got {self.seed}")
+        if not self.patience > 0.0:
+            raise UserError(f"--patience must be positive, got {self.patience:g}")
+
+
+def run(settings: Settings, words: Sequence[str]) -> None:
+    """Certifies a data set as the settings say, continuing what an earlier run left.
+
+    With several processes each works on its share of the images, and process 0 gathers all
+    records at the end and writes certificates and report.
+
+    Args:
+        settings: see `Settings`.
+        words: the command line, for messages that name the command which completes a run.
+
+    Raises:
+        UserError: a setting is wrong, or a file is missing or damaged; nothing is lost.
+        IncompleteError: some images could not be read, a process was lost, or not all that
+            `prove` asks for is proved; all else is done.
+    """
+    settings.compilation.apply()
+    console, stages = Console(), _Stages()
+    again = shlex.join(["dsrs-jax", "certify", *without(ProcessOptions, words)])
+    second = settings.extra.laws()
+    dataset = settings.data.load()
+    source = f"{settings.data.dataset} {settings.data.split}"
+    indices = list(settings.images.chosen(len(dataset), source))
+    out = epath.Path(settings.out or Path("runs") / settings.data.dataset)
+    protocol = settings.protocol.protocol()
+    with contextlib.ExitStack() as stack:
+        # While all processes are here, none writes: they agree on what is missing.
+        with settings.processes.rendezvous() as processes:
+            with stages("model"):
+                classifier = classifier_of(
+                    settings.model, settings.law, dataset, out, console,
+                    alone=processes.processes == 1, seed=settings.seed,
+                )  # fmt: skip
+            law = settings.law.law(classifier.metadata.image_shape, classifier.metadata)
+            plan = SamplingPlan(law, second, settings.protocol.n)
+            if processes.process == 0 and not (out / CONFIG_FILE).exists():
+                with stages("certification"):
+                    _announce_largest_radius(plan, protocol, console)
+            identity = _identity(settings, plan, classifier, dataset)
+            folder = stack.enter_context(RecordFolder(out, identity, processes.process))
+            missing = [index for index in indices if not folder.has(index)]
+            stack.enter_context(Heartbeat(out, processes.process, settings.patience))
+        if processes.process == 0 and 0 < len(missing) < len(indices):
+            console.print(
+                f"{len(indices) - len(missing)} of {len(indices)} images were done before."
+            )
+        with stages("sampling"):
+            share = missing[processes.process :: processes.processes]
+            _sample(settings, plan, classifier, dataset, share, folder, processes, console)
+            if processes.process != 0:
+                return
+            _gather(indices, folder, processes, settings.patience, again, console)
+        records = [folder.records[index] for index in indices]
+        with stages("certification"):
+            table = certify_table(table_of(plan, protocol, records), protocol)
+        proved = True
+        if settings.prove:
+            with stages("proofs"):
+                table, proved = ending.prove(table, out, console)
+        with stages("report"):
+            title = (
+                f"{source}, {len(indices)} images; N = {plan.n:,}, α = {protocol.alpha:g}\n"
+                f"{noise.describe(law)}"
+            )
+            methods = {"Neyman-Pearson": table.neyman_pearson.radius, "DSRS": table.radius}
+            ending.write_certificates(out / ending.CERTIFICATES_FILE, table)
+            ending.write_picture(out / ending.PICTURE_FILE, methods, title)
+    ending.show(methods, console)
+    console.print(f"seconds: {stages}")
+    console.print(f"{out / ending.CERTIFICATES_FILE}, {out / ending.PICTURE_FILE}", soft_wrap=True)
+    _complain(table, records, proved, again, console)
+
+
+class _Stages:
+    """Seconds of each part of a run."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - begun
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {seconds:.1f}" for name, seconds in self._seconds.items())
+
+
+def _identity(
+    settings: Settings, plan: SamplingPlan, classifier: Classifier, dataset: data.Dataset
+) -> dict[str, Any]:
+    """What the votes depend on: config.json, which another run in this folder must agree with."""
+    return {
+        "dataset": settings.data.dataset,
+        "split": settings.data.split,
+        "index_order": dataset.order,
+        "sigma": plan.law.sigma,
+        "k": plan.law.k,
+        "eta": plan.law.eta,
+        **{f"q_{kind}": [extra.value for extra in plan.of_kind(kind)] for kind in Kind},
+        "n": plan.n,
+        "alpha": settings.protocol.alpha,
+        "bounds": settings.protocol.bounds,
+        "seed": settings.seed,
+        "arch": classifier.metadata.arch,
+        "input_scaling": classifier.metadata.scaling,
+        "dtype": settings.model.dtype,
+        "model": fingerprint(classifier),
+    }
+
+
+def _announce_largest_radius(plan: SamplingPlan, protocol: Protocol, console: Console) -> None:
+    """What an image that is always right can get: the run is worth its draws only above 0."""
+    draws = [plan.n]
+    for extra in plan.extra:
+        share = float(plan.fixed_law(extra).quantile or 1.0) if extra.kind is Kind.INSIDE else 1.0
+        draws.append(int(np.floor(plan.n * share)))
+    every = np.array([plan.n])
+    laws = [plan.law, *(plan.laws(extra, every, protocol) for extra in plan.extra)]
+    best = certify_table(VoteTable.from_counts(laws, [draws], draws), protocol)
+    plain, most = float(best.neyman_pearson.radius[0]), float(best.radius[0])
+    if max(plain, most) <= 0.0:
+        raise UserError(
+            f"--n {plan.n} draws can certify nothing at alpha = {protocol.alpha:g}, "
+            "even if all votes are right; give a larger --n"
+        )
+    console.print(
+        f"{noise.describe(plan.law)}; {plan.n:,} draws under each law, α = {protocol.alpha:g}.\n"
+        "Largest radius, were all votes right: "
+        f"Neyman-Pearson {report.rounded_down(plain)}, DSRS {report.rounded_down(most)}."
+    )
+
+
+def _sample(
+    settings: Settings,
+    plan: SamplingPlan,
+    classifier: Classifier,
+    dataset: data.Dataset,
+    missing: list[int],
+    folder: RecordFolder,
+    processes: Group,
+    console: Console,
+) -> None:
+    """Draws and records this process's share of the images."""
+    if not missing:
+        return
+    sampler = Sampler(
+        classifier,
+        seed=settings.seed,
+        cutoffs=plan.cutoffs,
+        batch=settings.batch,
+        on_smaller=lambda batch: console.print(
+            f"The devices' memory is full: going on with --batch {batch}."
+        ),
+    )
+    if settings.batch is None:
+        _find_batch(plan, sampler, dataset.image_shape, len(missing), folder)
+    what = "sampling" if processes.processes == 1 else f"sampling ({processes.process})"
+    examples = data.read_ahead(dataset, missing)
+    with report.progress(console, what, len(missing), "images") as advance:
+        collect(plan, settings.protocol.protocol(), sampler, examples, folder, advance)
+
+
+def _find_batch(
+    plan: SamplingPlan,
+    sampler: Sampler,
+    image_shape: tuple[int, int, int],
+    images: int,
+    folder: RecordFolder,
+) -> None:
+    """The fastest batch on this kind of device: remembered, or measured where that pays."""
+    device = f"{jax.local_devices()[0].device_kind} x {sampler.devices}"
+    sampler.batch = folder.batch(device)
+    if sampler.batch is None and images * plan.n >= _WORTH_TUNING:
+        grey = np.full(image_shape, 0.5, dtype=np.float32)
+        folder.remember_batch(device, sampler.tune(grey, plan.law))
+
+
+def _gather(
+    indices: list[int],
+    folder: RecordFolder,
+    processes: Group,
+    patience: float,
+    again: str,
+    console: Console,
+) -> None:
+    """Waits for the records of the other processes."""
+
+    def absent() -> list[int]:
+        folder.refresh()
+        return [index for index in indices if index not in folder.records]
+
+    lost: list[int] = []
+    if processes.processes > 1 and absent():
+        others = range(1, processes.processes)
+        console.print(f"This process's share is done; waiting for {len(others)} others.")
+        lost = wait_for_others(folder.path, others, patience, lambda: not absent())
+    if missing := absent():
+        who = ", ".join(str(process) for process in lost) or "none that is known of"
+        raise IncompleteError(
+            f"{_some(missing)} of {len(indices)} missing (lost processes: {who}); all else is "
+            f"kept. This completes them, with any number of processes: {again}"
+        )
+
+
+def _complain(
+    table: CertificateTable,
+    records: list[dict[str, Any]],
+    proved: bool,
+    again: str,
+    console: Console,
+) -> None:
+    """IncompleteError for what could not be done."""
+    unreadable = np.flatnonzero(table.votes.state[:, 0] == State.UNREADABLE).tolist()
+    for i in unreadable:
+        console.print(f"unreadable: {records[i][State.UNREADABLE]}", soft_wrap=True)
+    if unreadable:
+        raise IncompleteError(
+            f"{_some(table.votes.index[unreadable].tolist())} could not be read; all others "
+            f"are done. Mend the files, then: {again}"
+        )
+    if not proved:
+        raise IncompleteError(ending.NOT_PROVED)
+
+
+def _some(indices: list[int]) -> str:
+    """How many images, and which."""
+    shown = ", ".join(str(index) for index in indices[:10])
+    more = ", ..." if len(indices) > 10 else ""
+    noun = "image" if len(indices) == 1 else "images"
+    return f"{len(indices)} {noun} (index {shown}{more})"

@@ -1,0 +1,79 @@
+"""Makes a model for `dsrs-jax certify` of a published PyTorch checkpoint.
+
+  dsrs-jax convert models/cifar10/.../checkpoint.pth.tar runs/cifar_resnet110 --check
+
+The file is untrusted input: nothing in it is executed. Needs PyTorch
+(pip install 'dsrs_jax[torch]'). Writes the folder OUT whole or not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from dsrs_jax.convert import convert, logit_difference
+from dsrs_jax.data import IMAGE_SHAPES
+from dsrs_jax.models import ARCHITECTURES, SCALINGS, save_model
+from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.options import option
+
+# Of the largest logit: float32 sums in another order differ by less.
+_AGREEMENT = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Conversion."""
+
+    file: str = option(help="a .pth.tar file", metavar="CHECKPOINT", positional=True)
+    out: str = option(help="folder to write", metavar="OUT", positional=True)
+    arch: str | None = option(
+        None, "where the file does not say it", choices=ARCHITECTURES, often=True
+    )
+    dataset: str | None = option(
+        None, "default: the architecture's", choices=tuple(IMAGE_SHAPES), often=True
+    )
+    input_scaling: str | None = option(
+        None, "no file says it; center for imagenet, else standardize", choices=SCALINGS, often=True
+    )
+    sigma: float | None = option(None, "of the training's noise, for the record", often=True)
+    k: float | None = option(None, "of that noise", often=True)
+    check: bool = option(False, "compare logits with PyTorch's on random images", often=True)
+
+
+def run(settings: Settings, words: Sequence[str]) -> None:
+    """Converts, compares, saves.
+
+    Raises:
+        UserError: the file cannot be converted, or its logits are not PyTorch's.
+    """
+    del words
+    console = Console()
+    classifier = convert(
+        settings.file,
+        arch=settings.arch,
+        dataset=settings.dataset,
+        scaling=settings.input_scaling,
+    )
+    metadata = dataclasses.replace(
+        classifier.metadata,
+        sigma=settings.sigma,
+        k=settings.k if settings.sigma is None else settings.k or 0.0,
+        eta=None if settings.sigma is None else 2.0,
+    )
+    if settings.check:
+        difference = logit_difference(settings.file, classifier)
+        console.print(
+            f"largest difference from PyTorch's logits: {difference.largest:.2e} "
+            f"({difference.relative:.1e} of the largest logit)"
+        )
+        if not difference.relative <= _AGREEMENT:  # nor if it is nan
+            raise UserError(f"the logits differ from PyTorch's; {settings.out} was not written")
+    save_model(settings.out, classifier, metadata)
+    console.print(
+        f"{metadata.arch}, {metadata.parameters:,} parameters, input: {metadata.scaling} "
+        f"({metadata.dataset}); saved {settings.out}",
+        soft_wrap=True,
+    )

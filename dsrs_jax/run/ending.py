@@ -1,0 +1,94 @@
+"""How a run of certificates ends: proofs, files, table and picture."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+from numpy.typing import NDArray
+from rich.console import Console
+
+from dsrs_jax import report
+from dsrs_jax.certify import CertificateTable
+from dsrs_jax.proof import kept, schema
+from dsrs_jax.proof.claim import PROVED, read
+from dsrs_jax.proof.schema import Method
+from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.files import is_remote, write_whole
+
+CERTIFICATES_FILE, PICTURE_FILE = "certificates.csv", "report.png"
+NOT_PROVED = "not every radius is proved: the columns proof_np and proof_dsrs say which, and why"
+_SHOWN = 5
+
+
+def write_certificates(file: Path | epath.Path, table: CertificateTable) -> None:
+    """Writes the table as CSV (`proof.schema`)."""
+    write_whole(file, schema.text(schema.columns(table)))
+
+
+def write_picture(
+    file: Path | epath.Path, methods: Mapping[str, NDArray[np.float64]], title: str
+) -> None:
+    """Draws the curves of several methods."""
+    write_whole(file, report.curves(methods, title))
+
+
+def prove(
+    table: CertificateTable, folder: Path | epath.Path, console: Console
+) -> tuple[CertificateTable, bool]:
+    """The table with proofs, and whether every radius is proved.
+
+    The claims are read from the very text that the file will hold, so what is proved is what
+    anyone can prove again from it. A radius that fails by rounding is shortened until it is proved.
+    Each proof is kept in `folder`, so an interrupted call goes on (but for a bucket, which takes no
+    lines one by one).
+
+    Raises:
+        UserError: the file of proofs cannot be read or written.
+    """
+    rows, names = schema.parse(schema.text(schema.columns(table)), "the table")
+    claims = {method: [read(row.fields, names, method) for row in rows] for method in Method}
+
+    def begin(total: int) -> contextlib.AbstractContextManager:
+        return report.progress(console, "proving", total, "radii")
+
+    try:
+        answers = kept.prove_all(
+            [claim for found in claims.values() for claim in found if claim is not None],
+            None if is_remote(folder) else Path(folder),
+            begin,
+        )
+    except kept.Damaged as error:
+        raise UserError(str(error)) from error
+    radii, results, unproved = [], [], []
+    shorter = 0
+    for method, own in zip(Method, (table.neyman_pearson, table.dsrs), strict=True):
+        radius, result = own.radius.copy(), [""] * len(rows)
+        for i, claim in enumerate(claims[method]):
+            if claim is None:
+                continue
+            radius[i], said = answers[claim]
+            shorter += radius[i] < claim.radius
+            result[i] = said if said == PROVED else f"unproved: {said}"
+            if said != PROVED:
+                unproved.append(f"index {table.votes.index[i]}, radius_{method}: {said}")
+        radii.append(radius)
+        results.append(result)
+    proved = sum(result.count(PROVED) for result in results)
+    console.print(
+        f"Proofs: {proved:,} radii proved ({shorter:,} of them made shorter for it), "
+        f"{len(unproved):,} unproved."
+    )
+    for line in unproved[:_SHOWN]:
+        console.print(f"  {line}", soft_wrap=True)
+    if len(unproved) > _SHOWN:
+        console.print("  The others are in the columns proof_np and proof_dsrs.")
+    return table.proved(radii, results), not unproved
+
+
+def show(methods: Mapping[str, NDArray[np.float64]], console: Console) -> None:
+    """Prints the table of certified accuracies."""
+    console.print(report.accuracy_table(methods))

@@ -1,0 +1,99 @@
+"""The command: dsrs-jax certify | published | train | convert | prove."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from dsrs_jax.system.signals import exit_code
+
+PROGRAM = "dsrs-jax"
+
+
+class _Command(NamedTuple):
+    what: str
+    interrupted: str
+
+
+_NOTHING_WRITTEN = "nothing was written"
+
+# A new command: a module with a docstring, `Settings` and `run(settings, words)`, and a line here.
+COMMANDS = {
+    "certify": _Command(
+        "certified radii for a data set and a model", "the same command continues this run"
+    ),
+    "published": _Command("certified radii from published votes, in seconds", _NOTHING_WRITTEN),
+    "train": _Command("trains a base classifier under noise", "--resume continues it"),
+    "convert": _Command("makes a model of a PyTorch checkpoint", _NOTHING_WRITTEN),
+    "prove": _Command("proves finished certificates, without JAX or the model", "nothing is lost"),
+}
+
+_USAGE = f"""\
+usage: {PROGRAM} COMMAND [options]
+       {PROGRAM} COMMAND --help
+       {PROGRAM} --version
+
+Certified robustness of smoothed classifiers by double sampling.
+
+commands:
+""" + "".join(f"  {name:<11} {command.what}\n" for name, command in COMMANDS.items())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line.
+
+    Returns:
+        The exit code: 0 done, 1 done but for what one line names (unreadable images, a lost
+        host, radii not proved), 2 a mistake of the user's, 130 interrupted, 143 terminated.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] in ([], ["--help"], ["-h"]):
+        print(_USAGE, end="")
+        return 0 if words else 2
+    if words[0] == "--version":
+        from dsrs_jax.run.version import version
+
+        print(version())
+        return 0
+    if words[0] not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        print(f"{PROGRAM}: no command {words[0]!r}; known: {known}", file=sys.stderr)
+        return 2
+    name, *rest = words
+    command = COMMANDS[name]
+    program = f"{PROGRAM} {name}"
+
+    def action() -> int | None:
+        from dsrs_jax.system.options import parse
+
+        module: Any = importlib.import_module(f"dsrs_jax.run.{name}")
+        try:
+            settings = parse(
+                module.Settings, rest, program=program, description=module.__doc__ or ""
+            )
+        except SystemExit as stop:  # --help, or a mistake that was told
+            return int(stop.code or 0)
+        return module.run(settings, rest)
+
+    return exit_code(program, action, interrupted=command.interrupted)
+
+
+def entry() -> None:
+    """What `dsrs-jax` and scripts/*.py call: ends the process."""
+    code = main(_words())
+    if code >= 128:
+        # What the devices still work on is not waited for.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _words() -> list[str]:
+    """The command line; scripts/NAME.py is the command NAME."""
+    name = os.path.basename(sys.argv[0])
+    own = [name.removesuffix(".py")] if name.endswith(".py") and name != "__main__.py" else []
+    return own + sys.argv[1:]

@@ -1,0 +1,166 @@
+"""The groups of options that commands share."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator
+
+from dsrs_jax import data, noise
+from dsrs_jax.bounds import Bound, Protocol, Search
+from dsrs_jax.models import ARCHITECTURES, DTYPES, SCALINGS, ModelMetadata
+from dsrs_jax.noise import RadialLaw
+from dsrs_jax.system import processes
+from dsrs_jax.system.compilation import keep_compiled
+from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.options import option
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetOptions:
+    """Data set."""
+
+    dataset: str = option("digits", "data set", choices=data.DATASETS, often=True)
+    data_dir: str | None = option(
+        None, "folder of its files, or tfds:NAME", metavar="DIR", often=True
+    )
+    split: str = option("test", "which part", choices=data.SPLITS)
+
+    def load(self) -> data.Dataset:
+        """The data set."""
+        return data.load(self.dataset, self.split, self.data_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageOptions:
+    """Which images."""
+
+    skip: int = option(1, "every SKIP-th image", metavar="SKIP", often=True)
+    start: int = option(0, "first index", metavar="I")
+    stop: int = option(-1, "index after the last; -1: to the end", metavar="I")
+
+    def __post_init__(self) -> None:
+        if self.skip < 1:
+            raise UserError(f"--skip must be at least 1, got {self.skip}")
+
+    def chosen(self, size: int, source: str) -> range:
+        """Indices among 0 ... size - 1; `source` has them, for messages.
+
+        Raises:
+            UserError: there are none.
+        """
+        stop = size if self.stop == -1 else self.stop
+        if not 0 <= self.start < stop <= size:
+            raise UserError(
+                f"--start {self.start} --stop {self.stop} chooses nothing: {source} has the "
+                f"indices 0 to {size - 1}"
+            )
+        return range(self.start, stop, self.skip)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """Model."""
+
+    model: str | None = option(
+        None, "model folder, run of train, or .pth.tar", metavar="PATH", often=True
+    )
+    arch: str | None = option(None, "of a PyTorch file", choices=ARCHITECTURES)
+    input_scaling: str | None = option(None, "of a PyTorch file", choices=SCALINGS)
+    dtype: str = option("float32", "of the model's arithmetic", choices=DTYPES)
+
+
+@dataclasses.dataclass(frozen=True)
+class LawOptions:
+    """Smoothing law P (default: what the model was trained with)."""
+
+    sigma: float | None = option(None, "in pixel units, pixels in [0, 1]", metavar="S", often=True)
+    k: float | None = option(None, "0 <= 2K < number of pixel values", metavar="K", often=True)
+    eta: float | None = option(None, "exponent of the tail; 2", metavar="E")
+    noise: str | None = option(
+        None, "gaussian: k = 0, eta = 2", choices=("gaussian", "general-gaussian")
+    )
+
+    def __post_init__(self) -> None:
+        if self.noise == "gaussian" and (self.k or (self.eta or 2.0) != 2.0):
+            raise UserError(
+                "--noise gaussian has k = 0 and eta = 2; use --noise general-gaussian for others"
+            )
+
+    def law(self, image_shape: tuple[int, ...], trained: ModelMetadata | None = None) -> RadialLaw:
+        """The law on images of a shape; what was not given is that of the model's training.
+
+        Raises:
+            UserError: sigma or k is said by nobody, or a number is outside its domain.
+        """
+        sigma = self.sigma if trained is None or self.sigma is not None else trained.sigma
+        k = self.k if trained is None or self.k is not None else trained.k
+        eta = self.eta if trained is None or self.eta is not None else trained.eta
+        if self.noise == "gaussian":
+            k, eta = 0.0, 2.0
+        if sigma is None or k is None:
+            whose = "nobody says" if trained is None else "the model does not say"
+            raise UserError(
+                f"{whose} which noise it was trained with; give --sigma, and --k or "
+                "--noise gaussian"
+            )
+        eta = 2.0 if eta is None else eta
+        return noise.generalized_gaussian(math.prod(image_shape), sigma, k, eta)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProtocolOptions:
+    """Bounds and search."""
+
+    n: int = option(50_000, "draws under each law; 50000", metavar="N", often=True)
+    alpha: float = option(
+        0.001, "failure probability of a certificate; 0.001", metavar="A", often=True
+    )
+    bounds: str = option(Bound.ONE_SIDED.value, "one-sided", choices=[b.value for b in Bound])
+    search: str = option(Search.PRECISE.value, "precise", choices=[s.value for s in Search])
+    grid_unit: float = option(0.05, "of --search grid; 0.05", metavar="U")
+
+    def __post_init__(self) -> None:
+        if self.n <= 0:
+            raise UserError(f"--n must be positive, got {self.n}")
+        if not 0.0 < self.alpha < 1.0:
+            raise UserError(f"--alpha must lie in (0, 1), got {self.alpha:g}")
+        if not self.grid_unit > 0.0:
+            raise UserError(f"--grid-unit must be positive, got {self.grid_unit:g}")
+
+    def protocol(self) -> Protocol:
+        """The protocol."""
+        return Protocol(self.alpha, Bound(self.bounds), Search(self.search), self.grid_unit)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessOptions:
+    """Several processes, one a host: the same command on each, with one --out."""
+
+    distributed: bool = option(False, "find the others: TPU, Slurm, Open MPI, Kubernetes")
+    coordinator: str | None = option(None, "of process 0", metavar="HOST:PORT")
+    num_processes: int | None = option(None, "how many", metavar="P")
+    process_id: int | None = option(None, "which one, 0 ... P - 1", metavar="I")
+
+    def initialize(self) -> None:
+        """Joins this process to the others (`processes.initialize`)."""
+        processes.initialize(**dataclasses.asdict(self))
+
+    @contextlib.contextmanager
+    def rendezvous(self) -> Iterator[processes.Group]:
+        """All processes are inside together (`processes.rendezvous`)."""
+        with processes.rendezvous(**dataclasses.asdict(self)) as found:
+            yield found
+
+
+@dataclasses.dataclass(frozen=True)
+class CompilationOptions:
+    """Compilation."""
+
+    no_compilation_cache: bool = option(False, "do not keep compiled programs for later runs")
+
+    def apply(self) -> None:
+        """Turns the cache on, unless it is not wanted."""
+        if not self.no_compilation_cache:
+            keep_compiled()

@@ -1,0 +1,28 @@
+"""What a report of a fault needs to say: versions and devices."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+
+_PACKAGES = (
+    "dsrs_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "orbax-checkpoint",
+    "numpy",
+    "scipy",
+    "python-flint",
+)
+
+
+def version() -> str:
+    """Versions of this package and of those that decide its numbers, and JAX's devices."""
+    import jax
+
+    lines = [f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES]
+    devices = [f"{device.platform} {device.device_kind}" for device in jax.devices()]
+    counted = ", ".join(f"{devices.count(kind)} x {kind}" for kind in dict.fromkeys(devices))
+    lines.append(f"python {platform.python_version()}, {platform.platform()}")
+    return "\n".join([*lines, f"devices: {counted}"])

@@ -1,0 +1,127 @@
+"""How a command ends: exit codes, one line for a user's mistake, and signals that are obeyed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import NoReturn
+
+from dsrs_jax.system.errors import IncompleteError, UserError
+
+_WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+# A call into the devices cannot be interrupted; after these seconds the process ends without it.
+_GRACE = 5.0
+_last_words: list[Callable[[], None]] = []
+
+
+class _Ended(KeyboardInterrupt):
+    """A signal that asks the program to end: Ctrl-C, or a scheduler's SIGTERM."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+def exit_code(program: str, action: Callable[[], int | None], *, interrupted: str) -> int:
+    """Runs a command's action.
+
+    Args:
+        program: name before a message.
+        action: may return an exit code of its own.
+        interrupted: what a user can do after a signal.
+
+    Returns:
+        0 done, 1 all done but for what one line names, 2 a mistake of the user's, 130 interrupted,
+        143 terminated: within seconds, wherever the action is.
+    """
+    try:
+        with obeying_signals(program, interrupted):
+            return action() or 0
+    except UserError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except IncompleteError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, _Ended) else signal.SIGINT
+        print(f"{program}: {_WORDS[signal.Signals(number)]}; {interrupted}", file=sys.stderr)
+        return 128 + number
+
+
+@contextlib.contextmanager
+def last_words(action: Callable[[], None]) -> Iterator[None]:
+    """Inside, `action` is done before a program is ended by force: it writes what is not lost yet.
+
+    It runs in another thread while the main one is held up in a call, and must be quick.
+    """
+    _last_words.append(action)
+    try:
+        yield
+    finally:
+        _last_words.remove(action)
+
+
+@contextlib.contextmanager
+def obeying_signals(program: str, interrupted: str) -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM end the program: by an exception, or at last by force.
+
+    By force after seconds in which the main thread was held up in a call, or at once where the
+    signal comes a second time. Only the main thread can be inside; elsewhere this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def raise_(number: int, frame: FrameType | None) -> NoReturn:
+        raise _Ended(number)
+
+    # The C-level handler writes the signal's number there at once, even while a call into the
+    # devices keeps Python from running handlers.
+    here, there = socket.socketpair()
+    there.setblocking(False)
+    over = threading.Event()
+
+    def next_signal(seconds: float | None) -> int | None:
+        here.settimeout(seconds)
+        try:
+            while received := here.recv(1):
+                if received[0] in _WORDS:
+                    return received[0]
+        except TimeoutError:
+            pass
+        return None
+
+    def watch() -> None:
+        number = next_signal(None)
+        if number is None:
+            return
+        number = next_signal(_GRACE) or number
+        if over.is_set():
+            return
+        for action in list(_last_words):
+            action()
+        word = _WORDS[signal.Signals(number)]
+        print(f"{program}: {word}; {interrupted}", file=sys.stderr, flush=True)
+        os._exit(128 + number)
+
+    before = {number: signal.signal(number, raise_) for number in _WORDS}
+    descriptor = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
+    watcher = threading.Thread(target=watch, name="signals", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(descriptor)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        there.close()
+        watcher.join()
+        here.close()

@@ -1,0 +1,161 @@
+"""What a training run leaves on disk, so that a killed one goes on bit for bit.
+
+    recipe.json      what the run depends on
+    model/           the model after the last whole epoch (certify --model)
+    state-EPOCHS/    all that continues the run after so many epochs
+    metrics.csv      one row an epoch;  events.out.*  the same for TensorBoard
+
+A state folder appears whole under its name, and older ones go only then: killed at any moment, a
+run loses at most the epoch that it was in.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from dsrs_jax.models import check_space, read_arrays, write_arrays
+from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.files import make_folder, write_whole
+
+_RECIPE, _METRICS, _STATE = "recipe.json", "metrics.csv", "state-"
+# More epochs may be asked of a run than it was begun with.
+_MAY_CHANGE = {"epochs"}
+
+Tree = TypeVar("Tree")
+
+
+class EpochInfo(NamedTuple):
+    """One row of metrics.csv; loss and accuracy are means over the epoch's noisy images."""
+
+    epoch: int  # from 0
+    k: float
+    learning_rate: float
+    loss: float
+    accuracy: float
+    test_accuracy: float  # on noisy test images; nan without a test set
+    images_per_second: float
+
+
+class TrainingRun:
+    """The folder of one run; with `path` None nothing is written.
+
+    Attributes:
+        epochs: how many the state on disk has behind it; 0 for a new run.
+
+    Raises:
+        UserError: the folder holds a run and `resume` was not asked for, it holds another run, or
+            it cannot be written.
+    """
+
+    def __init__(self, path: Path | None, recipe: dict[str, Any], resume: bool) -> None:
+        self.path, self.epochs = path, 0
+        self._rows: list[EpochInfo] = []
+        self._events: Any = None
+        if path is None:
+            return
+        known = sorted(int(p.name.removeprefix(_STATE)) for p in path.glob(f"{_STATE}[0-9]*"))
+        if (path / _RECIPE).exists():
+            if not resume:
+                raise UserError(
+                    f"{path} holds a run, {known[-1] if known else 0} epochs old; continue it "
+                    "with --resume or give another --out"
+                )
+            _check_recipe(path, recipe)
+        elif path.exists() and any(path.iterdir()):
+            raise UserError(f"{path} exists and holds no run; give another --out")
+        self.epochs = known[-1] if known else 0
+        make_folder(path)
+        write_whole(path / _RECIPE, json.dumps(recipe, indent=2) + "\n")
+        if self.epochs:
+            self._rows = _read_rows(path / _METRICS)[: self.epochs]
+
+    def __enter__(self) -> TrainingRun:
+        if self.path is not None:
+            self._events = SummaryWriter(str(self.path), purge_step=self.epochs or None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._events is not None:
+            self._events.close()
+
+    def check_space(self, state: Any) -> None:
+        """UserError unless an epoch's files will fit: two states and two models for a moment."""
+        if self.path is not None:
+            check_space(self.path, 4 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+
+    def read_state(self, like: Tree) -> Tree:
+        """The recorded state, in the shape of `like`; `like` itself where nothing is recorded."""
+        if self.path is None:
+            return like
+        named = _named(like)
+        arrays = read_arrays(self.path / f"{_STATE}{self.epochs}", named)
+        for name, leaf in named.items():
+            if arrays[name].shape != leaf.shape:
+                raise UserError(f"{self.path} holds the state of another model")
+        leaves = [arrays[name] for name in named]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+    def write(self, info: EpochInfo, state: Any) -> None:
+        """Records an epoch that is over."""
+        assert self.path is not None
+        done = info.epoch + 1
+        being_written = self.path / f".{_STATE}{done}.{os.getpid()}"
+        shutil.rmtree(being_written, ignore_errors=True)
+        self._rows.append(info)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(EpochInfo._fields)
+        writer.writerows(self._rows)
+        # The rows first: a state without its row could not be resumed.
+        write_whole(self.path / _METRICS, text.getvalue())
+        try:
+            write_arrays(being_written, {n: np.asarray(leaf) for n, leaf in _named(state).items()})
+            being_written.rename(self.path / f"{_STATE}{done}")
+        except OSError as error:
+            raise UserError(f"cannot write into {self.path}: {error.strerror}") from error
+        for old in self.path.glob(f"{_STATE}[0-9]*"):
+            if old.name != f"{_STATE}{done}":
+                shutil.rmtree(old)
+        for name, value in info._asdict().items():
+            if name != "epoch" and not np.isnan(value):
+                self._events.add_scalar(name, value, done)
+        self._events.flush()
+
+
+def _named(state: Any) -> dict[str, Any]:
+    return {f"{number:05d}": leaf for number, leaf in enumerate(jax.tree.leaves(state))}
+
+
+def _check_recipe(path: Path, recipe: dict[str, Any]) -> None:
+    try:
+        before = json.loads((path / _RECIPE).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path / _RECIPE}: {error}") from error
+    for name, value in recipe.items():
+        if name not in _MAY_CHANGE and before.get(name) != value:
+            raise UserError(
+                f"{path} was begun with {name} = {before.get(name)}, not {value}; give the same "
+                "recipe or another --out"
+            )
+
+
+def _read_rows(file: Path) -> list[EpochInfo]:
+    try:
+        with open(file) as stream:
+            rows = list(csv.DictReader(stream))
+        return [
+            EpochInfo(int(row["epoch"]), *(float(row[name]) for name in EpochInfo._fields[1:]))
+            for row in rows
+        ]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} is damaged or not there: {error}") from error

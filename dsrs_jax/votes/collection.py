@@ -1,0 +1,225 @@
+"""Collects the votes that certificates need: which draws of which images, block by block.
+
+Blocks overlap: while one waits for its counts, the devices already work on the next. An image that
+can have no radius after the interim look is not drawn further, which may only cost it its radius
+(design: stopping early is allowed only to abstain).
+
+A record is {"index", "label", "draws", "votes"}, with an entry for each law of the plan, P first,
+and "abstained": true where the image was given up. Of an image that cannot be read it is {"index",
+"unreadable": why}.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsrs_jax.bounds import Protocol
+from dsrs_jax.data import Example
+from dsrs_jax.noise import RadialLaw
+from dsrs_jax.system.signals import last_words
+from dsrs_jax.votes.plan import Kind, SamplingPlan
+from dsrs_jax.votes.records import RecordFolder
+from dsrs_jax.votes.sampler import PendingVotes, Sampler
+from dsrs_jax.votes.table import State, VoteTable
+
+_BLOCKS_IN_FLIGHT = 3
+# A file of records is written after a hundredth of the time that the run has taken so far, within
+# these seconds: a killed run loses about so much, and a long one leaves hundreds of files.
+_SECONDS_A_FILE = (0.5, 60.0)
+
+
+def table_of(
+    plan: SamplingPlan, protocol: Protocol, records: Sequence[dict[str, Any]]
+) -> VoteTable:
+    """The records of a run as a `VoteTable`, in their order."""
+    size, laws = len(records), 1 + len(plan.extra)
+    nothing = [0] * laws
+    draws = np.array([record.get("draws", nothing) for record in records], dtype=np.int64)
+    votes = np.array([record.get("votes", nothing) for record in records], dtype=np.int64)
+    draws, votes = draws.reshape(size, laws), votes.reshape(size, laws)
+    own = [next((s for s in _SAID if s in record), State.COMPLETE) for record in records]
+    return VoteTable(
+        names=plan.names,
+        laws=(plan.law, *(plan.laws(extra, votes[:, 0], protocol) for extra in plan.extra)),
+        index=np.array([record["index"] for record in records], dtype=np.int64),
+        label=np.array([record.get("label", -1) for record in records], dtype=np.int64),
+        draws=draws,
+        votes=votes,
+        state=np.array(own, dtype=object)[:, None].repeat(laws, axis=1),
+    )
+
+
+# States that a record carries as a key.
+_SAID = (State.ABSTAINED, State.UNREADABLE)
+
+
+def collect(
+    plan: SamplingPlan,
+    protocol: Protocol,
+    sampler: Sampler,
+    examples: Iterable[Example],
+    folder: RecordFolder,
+    advance: Callable[[int], None],
+) -> None:
+    """Draws all that the plan asks for on every example, and records it.
+
+    Args:
+        plan: the laws.
+        protocol: when an image is given up, and which bound the threshold rules go by.
+        sampler: of the classifier, with the plan's cutoffs.
+        examples: the images.
+        folder: where the records go; what is finished is written also when the run is ended.
+        advance: called with the number of images that were finished.
+    """
+    waiting: list[dict[str, Any]] = []
+    lock = threading.Lock()
+
+    def write() -> None:
+        nonlocal waiting
+        with lock:
+            folder.append(waiting)
+            waiting = []
+
+    begun = written = time.monotonic()
+    shortest, longest = _SECONDS_A_FILE
+    blocks = (_draw(plan, protocol, sampler, block) for block in _cut(examples, sampler.devices))
+    with last_words(write):
+        try:
+            for records in _interleaved(blocks, _BLOCKS_IN_FLIGHT):
+                with lock:
+                    waiting += records
+                advance(len(records))
+                now = time.monotonic()
+                if now - written > min(max((now - begun) / 100, shortest), longest):
+                    write()
+                    written = now
+        except KeyboardInterrupt:
+            write()
+            raise
+        write()
+
+
+def _cut(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
+    remaining = iter(examples)
+    while block := list(itertools.islice(remaining, size)):
+        yield block
+
+
+_Drawing = Generator[None, None, list[dict[str, Any]]]
+
+
+def _interleaved(jobs: Iterator[_Drawing], depth: int) -> Iterator[list[dict[str, Any]]]:
+    """What the jobs return. A job yields when it has given the devices work; others come next."""
+    active: deque[_Drawing] = deque()
+    for job in itertools.chain(jobs, [None] * depth):
+        if job is not None:
+            active.append(job)
+        while len(active) >= (depth if job is not None else 1):
+            current = active.popleft()
+            try:
+                next(current)
+                active.append(current)
+            except StopIteration as stop:
+                yield stop.value
+
+
+class _Block(NamedTuple):
+    """Images that are drawn together, and their records."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+    records: list[dict[str, Any]]
+
+    def only(self, rows: NDArray[np.int64]) -> _Block:
+        records = [self.records[i] for i in rows.tolist()]
+        return _Block(self.images[rows], self.labels[rows], self.indices[rows], records)
+
+    def start(
+        self, sampler: Sampler, law: RadialLaw | list[RadialLaw], n: int, first: int = 0
+    ) -> PendingVotes:
+        return sampler.start(self.images, self.labels, law, n, indices=self.indices, first=first)
+
+    def add(self, column: int, draws: NDArray[np.int64], votes: NDArray[np.int64]) -> None:
+        """Adds counts of (images, laws) to those from `column` on."""
+        for record, more, right in zip(self.records, draws.tolist(), votes.tolist(), strict=True):
+            for j, (drawn, correct) in enumerate(zip(more, right, strict=True), start=column):
+                record["draws"][j] += drawn
+                record["votes"][j] += correct
+
+
+def _draw(
+    plan: SamplingPlan, protocol: Protocol, sampler: Sampler, examples: list[Example]
+) -> _Drawing:
+    """Draws all that the plan asks for on the images of a block."""
+    records: list[dict[str, Any]] = []
+    readable, laws = [], 1 + len(plan.extra)
+    for example in examples:
+        if example.image is None:
+            records.append({"index": example.index, State.UNREADABLE.value: example.problem})
+        else:
+            readable.append(example)
+            empty = {"draws": [0] * laws, "votes": [0] * laws}
+            records.append({"index": example.index, "label": example.label, **empty})
+    if not readable:
+        return records
+    block = _Block(
+        np.stack([example.image for example in readable if example.image is not None]),
+        np.array([example.label for example in readable]),
+        np.array([example.index for example in readable]),
+        [record for record in records if "draws" in record],
+    )
+    inside = len(plan.of_kind(Kind.INSIDE))
+    order = [inside, *range(inside)]  # the last count is of all draws
+    for first, n in ((0, plan.interim_look), (plan.interim_look, plan.n - plan.interim_look)):
+        if n == 0 or not block.records:
+            continue
+        pending = block.start(sampler, plan.law, n, first)
+        yield
+        counted = pending.result()
+        block.add(0, counted.draws[:, order], counted.correct[:, order])
+        votes = np.array([record["votes"][0] for record in block.records])
+        abstains = protocol.abstains_early(votes, np.full_like(votes, first + n), laws)
+        for i in np.flatnonzero(abstains).tolist():
+            block.records[i][State.ABSTAINED.value] = True
+        block = block.only(np.flatnonzero(~abstains))
+    if block.records:
+        yield from _draw_separately(plan, protocol, sampler, block)
+    return records
+
+
+def _draw_separately(
+    plan: SamplingPlan, protocol: Protocol, sampler: Sampler, block: _Block
+) -> Generator[None, None, None]:
+    """The laws that have draws of their own, on images whose votes under P are counted."""
+    votes = np.array([record["votes"][0] for record in block.records])
+    # What is being counted: the images, their column, and the promise.
+    waiting: list[tuple[_Block, int, PendingVotes]] = []
+    for column, extra in enumerate(plan.extra, start=1):
+        if extra.kind is Kind.INSIDE:
+            continue
+        laws = plan.laws(extra, votes, protocol)
+        if isinstance(laws, RadialLaw):
+            waiting.append((block, column, block.start(sampler, laws, plan.n)))
+            continue
+        more = np.array([law == plan.law for law in laws])
+        if more.any():  # draws of P, after those that there are
+            part = block.only(np.flatnonzero(more))
+            waiting.append((part, column, part.start(sampler, plan.law, plan.n, plan.n)))
+        if not more.all():
+            part = block.only(np.flatnonzero(~more))
+            chosen = [law for law in laws if law != plan.law]
+            waiting.append((part, column, part.start(sampler, chosen, plan.n)))
+    if waiting:
+        yield
+    for part, column, pending in waiting:
+        counted = pending.result()
+        part.add(column, counted.draws[:, -1:], counted.correct[:, -1:])

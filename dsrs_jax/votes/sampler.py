@@ -1,0 +1,301 @@
+"""Votes of one classifier, counted on all local devices, several requests in flight."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+from numpy.typing import ArrayLike, NDArray
+
+from dsrs_jax.models import Classifier
+from dsrs_jax.noise import Law, RadialLaw
+from dsrs_jax.system.errors import UserError
+from dsrs_jax.votes.kernel import Block, count_block, share_out, stream, tile_size
+from dsrs_jax.votes.table import VoteTable
+
+# What `Sampler.tune` tries, and when it is content.
+_TILES_IN_FLIGHT = (1, 2, 4, 8)
+_TRIALS = 3
+_WORTHWHILE = 1.05
+_LONG_COMPILATION = 20.0  # seconds
+
+
+class Votes(NamedTuple):
+    """Counts for each image: (images, cutoffs + 1) whole numbers.
+
+    Column j counts the draws whose level is at most cutoff j (so they are draws of the law
+    truncated there); the last column counts all draws.
+
+    Attributes:
+        draws: how many draws there were.
+        correct: how many of them were classified as the label.
+    """
+
+    draws: NDArray[np.int64]
+    correct: NDArray[np.int64]
+
+
+def count_votes(
+    classifier: Classifier | Callable[[Array], Array],
+    images: ArrayLike,
+    labels: ArrayLike,
+    law: RadialLaw,
+    n: int,
+    *,
+    inside: Sequence[RadialLaw] = (),
+    indices: ArrayLike | None = None,
+    seed: int = 0,
+    first: int = 0,
+    batch: int | None = None,
+) -> VoteTable:
+    """How often `classifier` answers `labels` on noisy images, in `n` draws for each image.
+
+    A draw whose logits are not all finite votes for no class.
+
+    Args:
+        classifier, seed, batch: as for `Sampler`.
+        images, labels, n, indices, first: as for `Sampler.start`.
+        law: P.
+        inside: P truncated, any number of times, fixed before sampling: the draws of P that fell
+            inside are draws of these laws, and are counted for them too.
+
+    Raises:
+        UserError: shapes that do not fit, n or batch is not positive, or a law of `inside` is not
+            P truncated.
+    """
+    for q in inside:
+        if q.cutoff is None or dataclasses.replace(q, cutoff=None, quantile=None) != law:
+            raise UserError("the laws inside must be the law itself, truncated")
+    cutoffs = [q.cutoff for q in inside if q.cutoff is not None]
+    sampler = Sampler(classifier, seed=seed, cutoffs=cutoffs, batch=batch)
+    votes = sampler.start(images, labels, law, n, indices=indices, first=first).result()
+    order = [len(inside), *range(len(inside))]
+    names = ["p", *(f"inside_{float(q.quantile or 1.0):.4g}" for q in inside)]
+    return VoteTable.from_counts(
+        (law, *inside),
+        votes.correct[:, order],
+        votes.draws[:, order],
+        names=names,
+        index=indices,
+        label=labels,
+    )
+
+
+class Sampler:
+    """Gives all local devices work and hands out promises of votes.
+
+    Args:
+        classifier: from float32 images (N, H, W, C) in [0, 1] plus noise to logits (N, classes);
+            a `Classifier`, or any function that JAX can trace.
+        seed: seed of the whole experiment.
+        cutoffs: levels at which draws inside are counted apart (a truncated law's `cutoff`).
+        batch: draws in flight on one device, in whole tiles (`tile_size`); one tile unless given.
+        on_smaller: called with the new batch when the devices' memory did not hold the old one.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier | Callable[[Array], Array],
+        *,
+        seed: int = 0,
+        cutoffs: Sequence[float] = (),
+        batch: int | None = None,
+        on_smaller: Callable[[int], None] = lambda batch: None,
+    ) -> None:
+        if batch is not None and batch < 1:
+            raise UserError(f"the batch must be positive, got {batch}")
+        self._model = (
+            classifier if isinstance(classifier, Classifier) else jax.tree_util.Partial(classifier)
+        )
+        self._key = jax.random.key(seed)
+        self._cutoffs = np.asarray([*cutoffs, np.inf], dtype=np.float32)
+        self._on_smaller = on_smaller
+        devices = np.array(jax.local_devices())
+        self._mesh = Mesh(devices, ("devices",), axis_types=(AxisType.Auto,))
+        self._platform = devices[0].platform
+        self.batch = batch
+
+    @property
+    def devices(self) -> int:
+        """How many images a request should have to keep every device busy."""
+        return self._mesh.size
+
+    def tune(self, image: ArrayLike, law: Law) -> int:
+        """Sets `batch` to the fastest one, found by doubling from one tile, and returns it.
+
+        Doubling ends where it no longer gains, where the devices' memory is full, or where a
+        program takes long to compile.
+
+        Args:
+            image: (H, W, C), whatever the labels.
+            law: a law of its dimension.
+        """
+        pixels = np.asarray(image, dtype=np.float32)[None].repeat(self.devices, axis=0)
+        labels = np.zeros(self.devices, dtype=np.int32)
+        tile = tile_size(pixels[0].size, self._platform)
+        best, fastest = tile, 0.0
+        for tiles in _TILES_IN_FLIGHT:
+            self.batch = tiles * tile
+            draws = _TILES_IN_FLIGHT[-1] * tile
+            seconds = []
+            for _ in range(1 + _TRIALS):  # the first one compiles
+                clock = time.perf_counter()
+                self.start(pixels, labels, law, draws).result()
+                seconds.append(time.perf_counter() - clock)
+            speed = draws / min(seconds[1:])
+            if self.batch < tiles * tile or speed < _WORTHWHILE * fastest:
+                break
+            best, fastest = self.batch, speed
+            if seconds[0] > _LONG_COMPILATION:
+                break
+        self.batch = best
+        return best
+
+    def start(
+        self,
+        images: ArrayLike,
+        labels: ArrayLike,
+        law: Law | Sequence[Law],
+        n: int,
+        *,
+        indices: ArrayLike | None = None,
+        first: int = 0,
+    ) -> PendingVotes:
+        """Gives the devices work and returns at once.
+
+        Args:
+            images: (images, H, W, C) float32 in [0, 1].
+            labels: (images,) the class whose votes are counted.
+            law: the noise, of dimension H*W*C; or one law for each image.
+            n: draws for each image, fixed before sampling; > 0.
+            indices: (images,) dataset indices, which seed the noise; 0, 1, ... unless given.
+            first: number of the first draw (to draw more under a law that was drawn from before).
+
+        Raises:
+            UserError: shapes that do not fit, or n is not positive.
+        """
+        pixels, targets, numbers, laws = _checked(images, labels, indices, law)
+        if n < 1:
+            raise UserError(f"the number of draws must be positive, got {n}")
+        tile = tile_size(pixels[0].size, self._platform)
+        streams = np.array([stream(one) for one in laws], dtype=np.uint32)
+        whole = [one.as_truncated() for one in laws]
+        stacked = jax.tree.map(lambda *numbers: np.array(numbers, dtype=np.float32), *whole)
+        groups = []
+        for start in range(0, len(pixels), self._mesh.size):
+            size = min(self._mesh.size, len(pixels) - start)
+            image, begin, end = share_out(
+                size, self._mesh.size, first // tile, -(-(first + n) // tile)
+            )
+            rows = start + image
+            block = Block(
+                pixels[rows],
+                targets[rows],
+                numbers[rows],
+                streams[rows],
+                begin,
+                end,
+                jax.tree.map(lambda leaf, rows=rows: leaf[rows], stacked),
+            )
+            groups.append((image, size, block))
+        return PendingVotes(self, groups, tile, np.array([first, first + n], dtype=np.int32))
+
+    def _dispatch(self, block: Block, tile: int, span: np.ndarray) -> Array:
+        return count_block(
+            self._model,
+            jax.device_put(block, NamedSharding(self._mesh, PartitionSpec("devices"))),
+            self._cutoffs,
+            self._key,
+            span,
+            tile=tile,
+            tiles=1 if self.batch is None else max(1, self.batch // tile),
+            mesh=self._mesh,
+        )
+
+    def _shrink(self, tile: int, error: Exception) -> None:
+        """Half the batch; an error where a single tile was too much."""
+        if self.batch is None or self.batch < 2 * tile:
+            raise UserError(
+                f"the device has not enough memory for {tile} draws at once; use --dtype bfloat16 "
+                "or a device with more memory"
+            ) from error
+        self.batch //= 2
+        self._on_smaller(self.batch)
+
+
+class PendingVotes:
+    """Votes that the devices are counting."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        groups: list[tuple[NDArray[np.int64], int, Block]],
+        tile: int,
+        span: np.ndarray,
+    ) -> None:
+        self._sampler, self._groups, self._tile, self._span = sampler, groups, tile, span
+        self._counts: list[Array | None] = [self._try(block) for _, _, block in groups]
+
+    def result(self) -> Votes:
+        """The votes; waits until they are counted."""
+        draws, correct = [], []
+        for counts, (image, size, block) in zip(self._counts, self._groups, strict=True):
+            both = self._fetch(counts, block).astype(np.int64)
+            total = np.zeros((size, *both.shape[1:]), dtype=np.int64)
+            np.add.at(total, image, both)
+            draws.append(total[:, 0])
+            correct.append(total[:, 1])
+        return Votes(np.concatenate(draws), np.concatenate(correct))
+
+    def _try(self, block: Block) -> Array | None:
+        """Counts to come, or None where the devices' memory was too small already."""
+        try:
+            return self._sampler._dispatch(block, self._tile, self._span)
+        except jax.errors.JaxRuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            self._sampler._shrink(self._tile, error)
+            return None
+
+    def _fetch(self, counts: Array | None, block: Block) -> np.ndarray:
+        while True:
+            try:
+                if counts is not None:
+                    return np.asarray(counts)
+            except jax.errors.JaxRuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                self._sampler._shrink(self._tile, error)
+            counts = self._try(block)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+
+
+def _checked(
+    images: ArrayLike,
+    labels: ArrayLike,
+    indices: ArrayLike | None,
+    law: Law | Sequence[Law],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Law]]:
+    pixels = np.asarray(images, dtype=np.float32)
+    if pixels.ndim != 4 or len(pixels) == 0:
+        raise UserError(f"expected images (N, H, W, C) with N > 0, got shape {pixels.shape}")
+    targets = np.asarray(labels, dtype=np.int32)
+    numbers = np.arange(len(pixels)) if indices is None else np.asarray(indices)
+    laws = list(law) if isinstance(law, Sequence) else [law] * len(pixels)
+    if not len(pixels) == len(targets) == len(numbers) == len(laws):
+        raise UserError(
+            f"{len(pixels)} images, {len(targets)} labels, {len(numbers)} indices and "
+            f"{len(laws)} laws: their numbers must agree"
+        )
+    if any(one.dimension != pixels[0].size for one in laws):
+        raise UserError(f"the noise must have the images' dimension {pixels[0].size}")
+    return pixels, targets, numbers.astype(np.uint32), laws

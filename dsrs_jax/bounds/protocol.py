@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,13 @@ class Search(enum.StrEnum):
 
     PRECISE = "precise"
     GRID = "grid"
+
+
+# (votes, draws, alpha) -> lower bounds that each fail with probability at most alpha.
+LOWER: dict[Bound, Callable[[Numbers, Numbers, float], NDArray[np.float64]]] = {
+    Bound.ONE_SIDED: lower_bound,
+    Bound.TWO_SIDED: lambda votes, draws, alpha: interval(votes, draws, alpha)[0],
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +77,7 @@ class Protocol:
 
     def lower(self, votes: Numbers, draws: Numbers, alpha: float) -> NDArray[np.float64]:
         """Lower bounds of this kind, each failing with probability at most `alpha`."""
-        if self.bound is Bound.ONE_SIDED:
-            return lower_bound(votes, draws, alpha)
-        return interval(votes, draws, alpha)[0]
+        return LOWER[self.bound](votes, draws, alpha)
 
     def abstains_early(
         self, votes: NDArray[np.int64], draws: NDArray[np.int64], laws: int

@@ -2,7 +2,7 @@
 
 from dsrs_jax.certify.certificates import Certificates, Solver
 from dsrs_jax.certify.grid import last_on_grid
-from dsrs_jax.certify.search import certify
+from dsrs_jax.certify.search import certify, compile_ahead
 from dsrs_jax.certify.table import CertificateTable, Status, certify_table
 from dsrs_jax.certify.verifier import evaluate, worst_case
 
@@ -13,6 +13,7 @@ __all__ = [
     "Status",
     "certify",
     "certify_table",
+    "compile_ahead",
     "evaluate",
     "last_on_grid",
     "worst_case",

@@ -26,7 +26,7 @@ class Certificates:
     """Certified radii of n instances, from bounds under P and J other laws.
 
     For each instance, g(multipliers; radius) - error_bound > 1/2 wherever the radius is positive
-    (design: weak duality), so no perturbation of l2 norm up to `radius` changes the answer, if
+    (weak duality: dual.py), so no perturbation of l2 norm up to `radius` changes the answer, if
     the bounds hold.
 
     Attributes:

@@ -7,7 +7,8 @@ Neyman-Pearson, J = 1 is DSRS: Li et al., ICML 2022, section 5)
     P_shifted(f right) >= g(lambda; r) = sum_j lambda_j p_j - integral (h - p_shifted)_+ dx,
                         h = sum_j lambda_j q_j.
 
-With S = {x: p_shifted(x) < h(|x|)} this is
+For lambda >= 0 and densities that fall with the radius g falls with r, so what holds at r holds at
+every smaller one; a negative multiplier would lose that. With S = {x: p_shifted(x) < h(|x|)}
 
     g = sum_j lambda_j [Q_j(not S) - (1 - p_j)] + P_shifted(S).
 

@@ -249,9 +249,9 @@ class _Inverse:
         a, b = self._table[left], self._table[left + 1]
         above, below = self._values[left] - log_density, self._values[left + 1] - log_density
         with np.errstate(invalid="ignore", divide="ignore"):
-            for turn in range(12):
+            for iteration in range(12):
                 secant = a + (b - a) * above / (above - below)
-                inside = (secant > a) & (secant < b) & (turn % 3 != 2)
+                inside = (secant > a) & (secant < b) & (iteration % 3 != 2)
                 middle = np.where(inside, secant, 0.5 * (a + b))
                 error = self._log_h(np.exp(middle)) - log_density
                 high = error > 0

@@ -10,14 +10,15 @@ are given with it, less the error declared for its integrals, is above 1/2 (veri
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 from scipy import special
 
 from dsrs_jax.bounds.clopper_pearson import Numbers
-from dsrs_jax.certify import reference, solver
+from dsrs_jax.certify import cosine, reference, solver
 from dsrs_jax.certify.blocks import (
     BLOCK,
     Bools,
@@ -31,8 +32,8 @@ from dsrs_jax.certify.blocks import (
 )
 from dsrs_jax.certify.certificates import PER_INSTANCE, Certificates, Solver
 from dsrs_jax.certify.laws import LawArrays, RowLaws
-from dsrs_jax.certify.verifier import verified_radii
-from dsrs_jax.noise import RadialLaw
+from dsrs_jax.certify.verifier import verified_radii, verify
+from dsrs_jax.noise import RadialLaw, gaussian
 from dsrs_jax.system.errors import UserError
 
 # Most instances end within ten iterations; the few that do not get a block of their own.
@@ -72,6 +73,44 @@ def certify(
         result = _with_extra_laws(laws, distinct[:, 1:], result)
     fields = {name: getattr(result, name)[inverse.reshape(-1)] for name in PER_INSTANCE}
     return Certificates(laws=(law, *extra_laws), **fields)
+
+
+def compile_ahead(*laws: int) -> Callable[[], None]:
+    """Begins to compile, beside other work, all that `certify` needs for these numbers of laws.
+
+    What is compiled serves every dimension from 48 on.
+
+    Returns:
+        What waits until it is done, and says what went wrong; to be called before `certify`.
+    """
+    executor = ThreadPoolExecutor(2, "compilation")
+    base = gaussian(cosine.SMALLEST_SERIES_DIMENSION, 1.0)
+    tasks = []
+    for size in sorted({1, *laws}, reverse=True):
+        rows = RowLaws.of((base, *[base.truncated(0.5)] * (size - 1)), 1)
+        tasks += [executor.submit(_compile_solver, rows), executor.submit(_compile_verifier, rows)]
+    executor.shutdown(wait=False)
+
+    def wait() -> None:
+        for task in tasks:
+            task.result()
+
+    return wait
+
+
+def _compile_solver(laws: RowLaws) -> None:
+    size = len(laws.combinations[0])
+    rows, none = np.zeros(BLOCK, dtype=np.int64), np.zeros(BLOCK)
+    with float64():
+        arrays, start = some(laws.arrays(), rows), np.zeros((BLOCK, size))
+        inactive = np.zeros(BLOCK, dtype=bool)
+        _solve(arrays, start, start, none, none, inactive, np.int32(1), np.bool_(True))
+
+
+def _compile_verifier(laws: RowLaws) -> None:
+    start = np.zeros((1, len(laws.combinations[0])))
+    with float64():
+        verify(laws.arrays(), start, start, np.ones(1))
 
 
 def _neyman_pearson(laws: RowLaws, bounds: Float64s) -> Certificates:

@@ -120,7 +120,7 @@ def certify_table(table: VoteTable, protocol: Protocol) -> CertificateTable:
     used = np.where(pooled[:, None] & (np.arange(laws) > 0), 0.0, lower)
     dsrs = certify(table.base, used[:, 0], table.laws[1:], list(used[:, 1:].T))
     if pooled.any():
-        # Neyman-Pearson from 2N draws of P, at P's own share (design: the rules with a plus).
+        # Neyman-Pearson from 2N draws of P, at P's own part of alpha (docs/certificates.md).
         twice = certify(table.base, lower_bound(total, drawn, share))
         dsrs = dsrs.replaced_by(twice, pooled)
     if protocol.search is Search.GRID:

@@ -79,7 +79,7 @@ def worst_case(
     radius: it shifts no more than half of its probability to a point so far away. If what it gives
     to each law lies within that law's confidence interval, no method can certify more from these
     intervals. If it gives more to some Q than Q's upper end, the paper certifies more, with a
-    negative multiplier, which is not done here (design: only lower bounds).
+    negative multiplier, which is not done here (dual.py: multipliers are never negative).
 
     Args:
         certificates: n certificates.

@@ -1,6 +1,6 @@
 """Datasets behind one small interface: index → (image, label).
 
-A new dataset is one new file with `load(split, data_dir)` and one line in `_LOADERS`.
+A new dataset is one new file with `load(split, data_dir)` and one line in `LOADERS`.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ __all__ = [
 
 SPLITS = ("train", "test")
 
-_LOADERS: dict[str, Callable[[str, Path | None], Dataset]] = {
+LOADERS: dict[str, Callable[[str, Path | None], Dataset]] = {
     "digits": digits.load,
     "mnist": mnist.load,
     "fashionmnist": partial(mnist.load, name="fashionmnist"),
@@ -45,7 +45,7 @@ _LOADERS: dict[str, Callable[[str, Path | None], Dataset]] = {
     "folder": files.load_folder,
     "npz": npz.load,
 }
-DATASETS = tuple(_LOADERS)
+DATASETS = tuple(LOADERS)
 
 # (H, W, C) of every dataset that results are published for.
 IMAGE_SHAPES = {
@@ -64,10 +64,10 @@ def load(name: str, split: str = "test", data_dir: str | Path | None = None) -> 
     "tfds:NAME" for one that tensorflow-datasets built.
     Raises UserError for an unknown name or split, and for missing or damaged files.
     """
-    if name not in _LOADERS:
+    if name not in LOADERS:
         raise UserError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     if data_dir is not None and str(data_dir).startswith(tfds.PREFIX):
         return tfds.load(name, split, str(data_dir).removeprefix(tfds.PREFIX))
-    return _LOADERS[name](split, None if data_dir is None else Path(data_dir))
+    return LOADERS[name](split, None if data_dir is None else Path(data_dir))

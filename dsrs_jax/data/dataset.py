@@ -164,6 +164,6 @@ def in_memory(dataset: Dataset) -> ArrayDataset:
     labels = np.empty(len(dataset), np.int32)
     for example in read_ahead(dataset, range(len(dataset))):
         if example.image is None:
-            raise UserError(f"{example.problem}; take it out or mend it")
+            raise UserError(f"{example.problem}; take it out or fix it")
         images[example.index], labels[example.index] = example.image, example.label
     return ArrayDataset(dataset.name, dataset.split, images, labels, dataset.classes, dataset.order)

@@ -7,7 +7,6 @@ Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", 
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from dsrs_jax.data.dataset import ArrayDataset
 
@@ -21,6 +20,8 @@ def load(split: str, data_dir: Path | None) -> ArrayDataset:
     `data_dir` is not used. The set comes in runs of one writer each, so both splits see every
     writer and every class.
     """
+    from sklearn.datasets import load_digits  # half a second that other data sets need not wait
+
     del data_dir
     digits = load_digits()
     is_test = np.arange(len(digits.target)) % TEST_STRIDE == 0

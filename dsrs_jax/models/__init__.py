@@ -14,13 +14,14 @@ from dsrs_jax.models.checkpoint import (
     with_parameters,
     write_arrays,
 )
-from dsrs_jax.models.registry import ARCHITECTURES, Architecture, architecture, build
+from dsrs_jax.models.registry import ARCHITECTURES, REGISTRY, Architecture, architecture, build
 from dsrs_jax.models.scaling import SCALINGS, default_scaling, input_scaling
 
 __all__ = [
     "ARCHITECTURES",
     "DTYPES",
     "METADATA_FILE",
+    "REGISTRY",
     "SCALINGS",
     "Architecture",
     "Classifier",

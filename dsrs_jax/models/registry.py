@@ -1,6 +1,6 @@
 """The registry of architectures, by the names that published checkpoints carry.
 
-A new architecture is one new file with a module class, and one line in `_REGISTRY`.
+A new architecture is one new file with a module class, and one line in `REGISTRY`.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class Architecture:
     module: Callable[..., nnx.Module]
 
 
-_REGISTRY = {
+REGISTRY = {
     "digits_cnn": Architecture(
         "digits", digits_cnn.IMAGE_SHAPE, digits_cnn.CLASSES, digits_cnn.DigitsCNN
     ),
@@ -64,14 +64,14 @@ _REGISTRY = {
         "imagenet", resnet.IMAGENET_SHAPE, resnet.IMAGENET_CLASSES, resnet.ResNet50
     ),
 }
-ARCHITECTURES = tuple(_REGISTRY)
+ARCHITECTURES = tuple(REGISTRY)
 
 
 def architecture(name: str) -> Architecture:
     """The architecture called `name`, one of ARCHITECTURES; UserError for any other."""
-    if name not in _REGISTRY:
+    if name not in REGISTRY:
         raise UserError(f"unknown architecture {name!r}; known: {', '.join(ARCHITECTURES)}")
-    return _REGISTRY[name]
+    return REGISTRY[name]
 
 
 def build(

@@ -29,7 +29,7 @@ def prove_all(
 
     Args:
         claims: any; equal ones are proved once.
-        folder: where each proof is kept, under a digest of its claim and of the code that judges
+        folder: where each proof is kept, under a digest of its claim and of the code that checks
             it; None keeps nothing.
         begin: called with the number of proofs to make; a context whose value is told of each.
 
@@ -38,9 +38,9 @@ def prove_all(
     """
     file = None if folder is None else folder / FILE
     done = {} if file is None else _read(file)
-    judged_by = _version()
+    checked_by = _version()
     digests = {
-        one: hashlib.sha256((judged_by + repr(one)).encode()).hexdigest() for one in set(claims)
+        one: hashlib.sha256((checked_by + repr(one)).encode()).hexdigest() for one in set(claims)
     }
     answers = {
         one: done[key]

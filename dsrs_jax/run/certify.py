@@ -26,19 +26,12 @@ from rich.console import Console
 
 from dsrs_jax import data, noise, report
 from dsrs_jax.bounds import Protocol
-from dsrs_jax.certify import CertificateTable, certify_table
+from dsrs_jax.certify import CertificateTable, certify_table, compile_ahead
 from dsrs_jax.models import Classifier, fingerprint
 from dsrs_jax.run import ending
+from dsrs_jax.run import settings as options
 from dsrs_jax.run.model import classifier_of
-from dsrs_jax.run.settings import (
-    CompilationOptions,
-    DatasetOptions,
-    ImageOptions,
-    LawOptions,
-    ModelOptions,
-    ProcessOptions,
-    ProtocolOptions,
-)
+from dsrs_jax.system.devices import use_all_cores
 from dsrs_jax.system.errors import IncompleteError, UserError
 from dsrs_jax.system.heartbeat import Heartbeat, wait_for_others
 from dsrs_jax.system.options import group, option, without
@@ -58,7 +51,7 @@ from dsrs_jax.votes import (
 from dsrs_jax.votes.records import CONFIG_FILE
 
 DEFAULT_INSIDE = (0.2, 0.4, 0.6, 0.8)
-_WORTH_TUNING = 1_000_000  # draws: a run with fewer would not win back the search for a batch
+_WORTH_TUNING = 1_000_000  # draws: with fewer not even the first trial is won back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,19 +76,19 @@ class SecondLawOptions:
 class Settings:
     """Run."""
 
-    data: DatasetOptions = group(DatasetOptions)
-    model: ModelOptions = group(ModelOptions)
-    law: LawOptions = group(LawOptions)
+    data: options.DatasetOptions = group(options.DatasetOptions)
+    model: options.ModelOptions = group(options.ModelOptions)
+    law: options.LawOptions = group(options.LawOptions)
     extra: SecondLawOptions = group(SecondLawOptions)
-    protocol: ProtocolOptions = group(ProtocolOptions)
-    images: ImageOptions = group(ImageOptions)
+    protocol: options.ProtocolOptions = group(options.ProtocolOptions)
+    images: options.ImageOptions = group(options.ImageOptions)
     out: str | None = option(None, "folder or bucket; runs/DATASET", metavar="DIR", often=True)
     prove: bool = option(False, "prove every radius in ball arithmetic", often=True)
     seed: int = option(0, "of all draws", metavar="SEED")
     batch: int | None = option(None, "draws in flight; votes do not depend on it", metavar="N")
-    patience: float = option(60.0, "seconds until a silent process is given up; 60", metavar="S")
-    processes: ProcessOptions = group(ProcessOptions)
-    compilation: CompilationOptions = group(CompilationOptions)
+    patience: float = option(60.0, "seconds until a silent process is given up", metavar="S")
+    processes: options.ProcessOptions = group(options.ProcessOptions)
+    compilation: options.CompilationOptions = group(options.CompilationOptions)
 
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch <= 0:
@@ -122,8 +115,9 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             `prove` asks for is proved; all else is done.
     """
     settings.compilation.apply()
+    use_all_cores()
     console, stages = Console(), _Stages()
-    again = shlex.join(["dsrs-jax", "certify", *without(ProcessOptions, words)])
+    again = shlex.join(["dsrs-jax", "certify", *without(options.ProcessOptions, words)])
     second = settings.extra.laws()
     dataset = settings.data.load()
     source = f"{settings.data.dataset} {settings.data.split}"
@@ -133,6 +127,8 @@ def run(settings: Settings, words: Sequence[str]) -> None:
     with contextlib.ExitStack() as stack:
         # While all processes are here, none writes: they agree on what is missing.
         with settings.processes.rendezvous() as processes:
+            first = processes.process == 0
+            compiled = compile_ahead(1 + len(second)) if first else _nothing
             with stages("model"):
                 classifier = classifier_of(
                     settings.model, settings.law, dataset, out, console,
@@ -140,25 +136,27 @@ def run(settings: Settings, words: Sequence[str]) -> None:
                 )  # fmt: skip
             law = settings.law.law(classifier.metadata.image_shape, classifier.metadata)
             plan = SamplingPlan(law, second, settings.protocol.n)
-            if processes.process == 0 and not (out / CONFIG_FILE).exists():
+            if first and not (out / CONFIG_FILE).exists():
                 with stages("certification"):
+                    compiled()
                     _announce_largest_radius(plan, protocol, console)
             identity = _identity(settings, plan, classifier, dataset)
             folder = stack.enter_context(RecordFolder(out, identity, processes.process))
             missing = [index for index in indices if not folder.has(index)]
             stack.enter_context(Heartbeat(out, processes.process, settings.patience))
-        if processes.process == 0 and 0 < len(missing) < len(indices):
+        if first and 0 < len(missing) < len(indices):
             console.print(
                 f"{len(indices) - len(missing)} of {len(indices)} images were done before."
             )
         with stages("sampling"):
             share = missing[processes.process :: processes.processes]
             _sample(settings, plan, classifier, dataset, share, folder, processes, console)
-            if processes.process != 0:
+            if not first:
                 return
             _gather(indices, folder, processes, settings.patience, again, console)
         records = [folder.records[index] for index in indices]
         with stages("certification"):
+            compiled()
             table = certify_table(table_of(plan, protocol, records), protocol)
         proved = True
         if settings.prove:
@@ -170,12 +168,14 @@ def run(settings: Settings, words: Sequence[str]) -> None:
                 f"{noise.describe(law)}"
             )
             methods = {"Neyman-Pearson": table.neyman_pearson.radius, "DSRS": table.radius}
-            ending.write_certificates(out / ending.CERTIFICATES_FILE, table)
-            ending.write_picture(out / ending.PICTURE_FILE, methods, title)
-    ending.show(methods, console)
+            ending.write(out, {ending.CERTIFICATES_FILE: table}, methods, title, console)
     console.print(f"seconds: {stages}")
     console.print(f"{out / ending.CERTIFICATES_FILE}, {out / ending.PICTURE_FILE}", soft_wrap=True)
     _complain(table, records, proved, again, console)
+
+
+def _nothing() -> None:
+    """What a process that certifies nothing waits for."""
 
 
 class _Stages:
@@ -281,7 +281,7 @@ def _find_batch(
     sampler.batch = folder.batch(device)
     if sampler.batch is None and images * plan.n >= _WORTH_TUNING:
         grey = np.full(image_shape, 0.5, dtype=np.float32)
-        folder.remember_batch(device, sampler.tune(grey, plan.law))
+        folder.remember_batch(device, sampler.tune(grey, plan.law, images * plan.n))
 
 
 def _gather(
@@ -325,7 +325,7 @@ def _complain(
     if unreadable:
         raise IncompleteError(
             f"{_some(table.votes.index[unreadable].tolist())} could not be read; all others "
-            f"are done. Mend the files, then: {again}"
+            f"are done. Fix the files, then: {again}"
         )
     if not proved:
         raise IncompleteError(ending.NOT_PROVED)

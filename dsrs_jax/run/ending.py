@@ -24,16 +24,18 @@ NOT_PROVED = "not every radius is proved: the columns proof_np and proof_dsrs sa
 _SHOWN = 5
 
 
-def write_certificates(file: Path | epath.Path, table: CertificateTable) -> None:
-    """Writes the table as CSV (`proof.schema`)."""
-    write_whole(file, schema.text(schema.columns(table)))
-
-
-def write_picture(
-    file: Path | epath.Path, methods: Mapping[str, NDArray[np.float64]], title: str
+def write(
+    folder: Path | epath.Path,
+    tables: Mapping[str, CertificateTable],
+    methods: Mapping[str, NDArray[np.float64]],
+    title: str,
+    console: Console,
 ) -> None:
-    """Draws the curves of several methods."""
-    write_whole(file, report.curves(methods, title))
+    """Writes the tables under their names and the picture, and prints certified accuracies."""
+    for name, table in tables.items():
+        write_whole(folder / name, schema.text(schema.columns(table)))
+    write_whole(folder / PICTURE_FILE, report.curves(methods, title))
+    console.print(report.accuracy_table(methods))
 
 
 def prove(
@@ -87,8 +89,3 @@ def prove(
     if len(unproved) > _SHOWN:
         console.print("  The others are in the columns proof_np and proof_dsrs.")
     return table.proved(radii, results), not unproved
-
-
-def show(methods: Mapping[str, NDArray[np.float64]], console: Console) -> None:
-    """Prints the table of certified accuracies."""
-    console.print(report.accuracy_table(methods))

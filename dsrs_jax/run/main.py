@@ -84,12 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def entry() -> None:
     """What `dsrs-jax` and scripts/*.py call: ends the process."""
     code = main(_words())
-    if code >= 128:
-        # What the devices still work on is not waited for.
+    if code:
+        # Neither what the devices still work on nor a compilation is waited for.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    sys.exit(code)
 
 
 def _words() -> list[str]:

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from dsrs_jax import noise, report
 from dsrs_jax.bounds import Bound
-from dsrs_jax.certify import certify_table
+from dsrs_jax.certify import certify_table, compile_ahead
 from dsrs_jax.run import ending
 from dsrs_jax.run import published_layout as layout
 from dsrs_jax.run.published_study import (
@@ -64,15 +64,18 @@ def run(settings: Settings, words: Sequence[str]) -> None:
     settings.compilation.apply()
     console = Console()
     loaded = load(settings.study)
+    number = len(loaded.extra)
+    compiled = compile_ahead(*({2, 1 + number} if number else {1}))
     n, alpha = loaded.study.draws, loaded.protocol.alpha
     console.print(
         f"{loaded.study.model}: {len(loaded.table)} images; {noise.describe(loaded.table.base)}, "
         f"N = {n:,} under each law, α = {alpha:g}."
     )
+    compiled()
     begun = time.perf_counter()
-    selections = [[j] for j in range(len(loaded.extra))]
-    if len(loaded.extra) != 1:
-        selections.append(list(range(len(loaded.extra))))
+    selections = [[j] for j in range(number)]
+    if number != 1:
+        selections.append(list(range(number)))
     results = [certify_with(loaded, which) for which in selections]
     twice = None
     if loaded.twice is not None:
@@ -94,8 +97,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
     if loaded.extra:
         methods |= {f"DSRS, {_readable(r.name)}": r.certificates.radius for r in results}
     methods = dict(sorted(methods.items(), key=lambda method: -float(method[1].mean())))
-    _write(settings, loaded, results, methods, out)
-    ending.show(methods, console)
+    _write(settings, loaded, results, methods, out, console)
     _say_cases(loaded, results, console)
     _say_published(loaded, results, console)
     console.print(f"seconds: certification {seconds:.1f}")
@@ -115,22 +117,22 @@ def _write(
     results: list[Result],
     methods: Mapping[str, NDArray[np.float64]],
     out: Path,
+    console: Console,
 ) -> None:
-    for result in results:
-        several = f"certificates-{result.name}.csv"
-        file = out / (ending.CERTIFICATES_FILE if len(results) == 1 else several)
-        ending.write_certificates(file, result.certificates)
     title = (
         f"{loaded.study.model}, {len(loaded.table)} images; {loaded.protocol.bound} bounds, "
         f"α = {loaded.protocol.alpha:g}\n{noise.describe(loaded.table.base)}"
     )
-    ending.write_picture(out / ending.PICTURE_FILE, methods, title)
+    names = [f"certificates-{r.name}.csv" for r in results]
+    names = names if len(results) > 1 else [ending.CERTIFICATES_FILE]
+    tables = {name: r.certificates for name, r in zip(names, results, strict=True)}
+    ending.write(out, tables, methods, title, console)
     if settings.write_published is not None:
         _write_published(Path(settings.write_published), loaded, results)
 
 
 def _write_published(directory: Path, loaded: Loaded, results: list[Result]) -> None:
-    """The files that exist for single Q's; a joint result has no name in that layout."""
+    """The files that exist for single Q's; one of several Qs has no name in that layout."""
     study = dataclasses.replace(loaded.study, directory=directory)
     index = loaded.table.index.tolist()
     # Neyman-Pearson's radii are the same for every single Q.

@@ -73,13 +73,17 @@ class ModelOptions:
 
 @dataclasses.dataclass(frozen=True)
 class LawOptions:
-    """Smoothing law P (default: what the model was trained with)."""
+    """Smoothing law P (by itself the one that the model was trained with)."""
 
-    sigma: float | None = option(None, "in pixel units, pixels in [0, 1]", metavar="S", often=True)
-    k: float | None = option(None, "0 <= 2K < number of pixel values", metavar="K", often=True)
-    eta: float | None = option(None, "exponent of the tail; 2", metavar="E")
+    sigma: float | None = option(
+        None, "sigma of the noise, pixels in [0, 1]", metavar="S", often=True
+    )
+    k: float | None = option(
+        None, "k of the noise, 0 <= 2K < number of pixels", metavar="K", often=True
+    )
+    eta: float | None = option(None, "exponent of the tail", metavar="E")
     noise: str | None = option(
-        None, "gaussian: k = 0, eta = 2", choices=("gaussian", "general-gaussian")
+        None, "gaussian has k = 0, eta = 2", choices=("gaussian", "general-gaussian")
     )
 
     def __post_init__(self) -> None:
@@ -113,13 +117,11 @@ class LawOptions:
 class ProtocolOptions:
     """Bounds and search."""
 
-    n: int = option(50_000, "draws under each law; 50000", metavar="N", often=True)
-    alpha: float = option(
-        0.001, "failure probability of a certificate; 0.001", metavar="A", often=True
-    )
-    bounds: str = option(Bound.ONE_SIDED.value, "one-sided", choices=[b.value for b in Bound])
-    search: str = option(Search.PRECISE.value, "precise", choices=[s.value for s in Search])
-    grid_unit: float = option(0.05, "of --search grid; 0.05", metavar="U")
+    n: int = option(50_000, "draws under each law", metavar="N", often=True)
+    alpha: float = option(0.001, "failure probability of a certificate", metavar="A", often=True)
+    bounds: str = option(Bound.ONE_SIDED.value, choices=[b.value for b in Bound])
+    search: str = option(Search.PRECISE.value, choices=[s.value for s in Search])
+    grid_unit: float = option(0.05, "of --search grid", metavar="U")
 
     def __post_init__(self) -> None:
         if self.n <= 0:

@@ -29,7 +29,7 @@ from dsrs_jax.train import EpochInfo, Recipe, train
 _ARCH = {"digits": "digits_cnn", "mnist": "mnist_43"}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """Run."""
 

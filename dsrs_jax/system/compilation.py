@@ -11,7 +11,6 @@ import jax
 from dsrs_jax.system.files import cache_folder
 
 _WORTH_KEEPING = 0.1  # seconds of compilation
-_LARGEST = 2**30  # bytes; what was not used for longest goes first
 _CPU_FACTS = ("model name", "flags", "Features", "CPU implementer", "CPU part")
 
 
@@ -19,14 +18,13 @@ def keep_compiled(folder: Path | None = None) -> Path:
     """Turns the cache on for this process, and returns its folder.
 
     Programs for a CPU use that CPU's instructions: each kind of CPU has a folder of its own, so a
-    home that several machines share is safe.
+    home that several machines share is safe. The folder may be deleted at any time.
 
     Args:
         folder: default: `compiled` in the user's cache folder (`cache_folder`).
     """
     folder = (folder or cache_folder() / "compiled") / _cpu()
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", _LARGEST)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
     return folder
 

@@ -49,7 +49,7 @@ def option(
 
     Args:
         default: of the field; without it the option must be given.
-        help: one line.
+        help: one line; the default and the choices are added to it.
         metavar: what stands for the value in the help.
         choices: the values that are allowed.
         flags: its names, where they are not the field's with hyphens.
@@ -60,10 +60,9 @@ def option(
     return dataclasses.field(default=default, metadata={_KEY: found})
 
 
-def group(kind: type, default: Any = None) -> Any:
+def group(kind: type) -> Any:
     """A field that is a group of options; the first line of the dataclass names it in the help."""
-    make = kind if default is None else (lambda: default)
-    return dataclasses.field(default_factory=make, metadata={_KEY: kind})
+    return dataclasses.field(default_factory=kind, metadata={_KEY: kind})
 
 
 def parse(kind: type[Settings], argv: Sequence[str], *, program: str, description: str) -> Settings:
@@ -165,7 +164,7 @@ def _positionals(kind: type) -> list[str]:
 
 def _add(parser: Any, field: dataclasses.Field[Any], found: _Option, hint: Any) -> None:
     inner, repeated = _value_type(hint)
-    keywords: dict[str, Any] = {"help": found.help}
+    keywords: dict[str, Any] = {"help": _help(field, found)}
     names = found.flags or (spelled(field.name),)
     if found.positional:
         names = (field.name,)
@@ -183,11 +182,16 @@ def _add(parser: Any, field: dataclasses.Field[Any], found: _Option, hint: Any) 
     keywords["metavar"] = found.metavar
     if found.choices is not None:
         keywords["choices"] = tuple(found.choices)
-        short = len("|".join(found.choices)) < 24
-        keywords["metavar"] = found.metavar or ("|".join(found.choices) if short else "NAME")
-        if not short:
-            keywords["help"] += f": {', '.join(found.choices)}"
+        keywords["metavar"] = found.metavar or "NAME"
     parser.add_argument(*names, **keywords)
+
+
+def _help(field: dataclasses.Field[Any], found: _Option) -> str:
+    """What the option is, which values it takes, and which one it has by itself."""
+    parts = [found.help, ", ".join(found.choices or ())]
+    said = ": ".join(part for part in parts if part)
+    shown = isinstance(field.default, str | int | float) and field.default not in ("", False)
+    return f"{said} ({field.default})" if shown else said
 
 
 def _value_type(hint: Any) -> tuple[type, bool]:

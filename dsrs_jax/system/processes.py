@@ -97,7 +97,7 @@ def _wait_for(coordinator: str) -> None:
             if time.monotonic() > deadline:
                 raise UserError(
                     f"no process 0 listens at --coordinator {coordinator} ({error.strerror}); "
-                    "start it first, or mend the address"
+                    "start it first, or fix the address"
                 ) from error
         time.sleep(0.2)
 

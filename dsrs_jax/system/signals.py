@@ -17,6 +17,7 @@ from dsrs_jax.system.errors import IncompleteError, UserError
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 # A call into the devices cannot be interrupted; after these seconds the process ends without it.
 _GRACE = 5.0
+_LAST_WORDS = 3.0  # seconds, where the disk hangs too
 _last_words: list[Callable[[], None]] = []
 
 
@@ -68,6 +69,14 @@ def last_words(action: Callable[[], None]) -> Iterator[None]:
         _last_words.remove(action)
 
 
+def _speak(program: str) -> None:
+    for action in list(_last_words):
+        try:
+            action()
+        except UserError as error:
+            print(f"{program}: {error}", file=sys.stderr)
+
+
 @contextlib.contextmanager
 def obeying_signals(program: str, interrupted: str) -> Iterator[None]:
     """Inside, SIGINT and SIGTERM end the program: by an exception, or at last by force.
@@ -105,8 +114,9 @@ def obeying_signals(program: str, interrupted: str) -> Iterator[None]:
         number = next_signal(_GRACE) or number
         if over.is_set():
             return
-        for action in list(_last_words):
-            action()
+        words = threading.Thread(target=_speak, args=(program,), name="last words", daemon=True)
+        words.start()
+        words.join(_LAST_WORDS)
         word = _WORDS[signal.Signals(number)]
         print(f"{program}: {word}; {interrupted}", file=sys.stderr, flush=True)
         os._exit(128 + number)

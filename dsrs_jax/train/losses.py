@@ -1,4 +1,4 @@
-"""The losses of the four methods, on logits of m noisy copies of a mini-batch.
+"""The losses of the four methods, on logits of a mini-batch under m noise draws.
 
 Logits have the shape (images, draws, classes), labels (images,).
 """
@@ -13,7 +13,7 @@ Logits = Float[Array, "images draws classes"]
 
 
 def mean_softmax(logits: Logits) -> Float[Array, "images classes"]:
-    """The smoothed classifier's estimate: the mean over the copies of their softmax."""
+    """The smoothed classifier's estimate: the mean over the draws of their softmax."""
     return jnp.mean(jax.nn.softmax(logits, axis=-1), axis=1)
 
 
@@ -24,7 +24,7 @@ def log_mean_softmax(logits: Logits) -> Float[Array, "images classes"]:
 
 
 def cross_entropy(logits: Logits, labels: Int32[Array, " images"]) -> Float[Array, ""]:
-    """Mean over copies and images of -log softmax at the label (Cohen et al., 2019)."""
+    """Mean over draws and images of -log softmax at the label (Cohen et al., 2019)."""
     chosen = jnp.broadcast_to(labels[:, None, None], (*logits.shape[:2], 1))
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), chosen, axis=-1))
 
@@ -32,14 +32,14 @@ def cross_entropy(logits: Logits, labels: Int32[Array, " images"]) -> Float[Arra
 def consistency(
     logits: Logits, labels: Int32[Array, " images"], weight: float, entropy_weight: float
 ) -> Float[Array, ""]:
-    """Cross-entropy, and the copies' agreement with their mean (Jeong and Shin, NeurIPS 2020).
+    """Cross-entropy, and the draws' agreement with their mean (Jeong and Shin, NeurIPS 2020).
 
-    cross_entropy + weight * mean over copies of KL(mean softmax || copy's softmax)
+    cross_entropy + weight * mean over draws of KL(mean softmax || the draw's softmax)
     + entropy_weight * entropy of the mean softmax; all means over images.
     """
-    log_copies = jax.nn.log_softmax(logits, axis=-1)
+    log_each = jax.nn.log_softmax(logits, axis=-1)
     mean, log_mean = mean_softmax(logits), log_mean_softmax(logits)
-    divergence = jnp.sum(mean[:, None] * (log_mean[:, None] - log_copies), axis=-1)
+    divergence = jnp.sum(mean[:, None] * (log_mean[:, None] - log_each), axis=-1)
     entropy = -jnp.sum(mean * log_mean, axis=-1)
     return (
         cross_entropy(logits, labels)
@@ -58,12 +58,12 @@ def smoothmix(
     """Cross-entropy on the clean end, and soft labels on the mixture (Jeong et al., NeurIPS 2021).
 
     The soft label of an image is (1 - share) * (mean softmax of its clean end) + share * uniform;
-    gradients flow through it. weight * KL(soft label || each mixed copy) counts where the mean
-    softmax of the clean end is right already.
+    gradients flow through it. weight * KL(soft label || each draw of the mixture) counts where the
+    mean softmax of the clean end is right already.
 
     Args:
-        clean: logits of the clean ends' copies.
-        mixed: logits of the mixtures' copies.
+        clean: logits of the clean ends.
+        mixed: logits of the mixtures.
         labels: right classes.
         share: of the adversarial end in each mixture, in [0, 1/2].
         weight: of the second term, warm-up included.

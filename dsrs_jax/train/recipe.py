@@ -11,9 +11,8 @@ from dsrs_jax.models import ARCHITECTURES, DTYPES, architecture
 from dsrs_jax.noise import RadialLaw, generalized_gaussian
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.options import option
+from dsrs_jax.train.methods import METHODS
 from dsrs_jax.train.schedules import k_at
-
-METHODS = ("gaussian", "smoothadv", "consistency", "smoothmix")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +39,10 @@ class Recipe:
     arch: str = option(
         "", "default: the one made for the data set", choices=ARCHITECTURES, often=True
     )
-    method: str = option("gaussian", "gaussian", choices=METHODS, often=True)
-    sigma: float = option(0.5, "of the noise; 0.5", metavar="S", often=True)
+    method: str = option("gaussian", choices=tuple(METHODS), often=True)
+    sigma: float = option(0.5, "of the noise", metavar="S", often=True)
     k: float = option(0.0, "of the noise; 0: Gaussian", metavar="K", often=True)
-    eta: float = option(2.0, "of the noise; 2", metavar="E", flags=["--eta-law"])
+    eta: float = option(2.0, "of the noise", metavar="E", flags=["--eta-law"])
     k_warmup: int = option(
         0, "epochs (ImageNet: steps) until k is reached; 0: at once", metavar="T", often=True
     )
@@ -53,21 +52,21 @@ class Recipe:
         metavar="M",
         flags=["--num-noise-vec"],
     )
-    epochs: int = option(150, "150", metavar="E", often=True)
-    batch: int = option(256, "images in a batch; 256", metavar="B")
-    learning_rate: float = option(0.01, "0.01", metavar="LR", flags=["--lr"], often=True)
+    epochs: int = option(150, metavar="E", often=True)
+    batch: int = option(256, "images in a batch", metavar="B")
+    learning_rate: float = option(0.01, "learning rate", metavar="LR", flags=["--lr"], often=True)
     learning_rate_step: int = option(
-        50, "epochs until it falls to a tenth; 50", metavar="E", flags=["--lr-step-size"]
+        50, "epochs until it falls to a tenth", metavar="E", flags=["--lr-step-size"]
     )
     weight: float = option(
-        5.0, "lambda of consistency, eta of smoothmix; 5", metavar="W", flags=["--lbd", "--eta"]
+        5.0, "lambda of consistency, eta of smoothmix", metavar="W", flags=["--lbd", "--eta"]
     )
     entropy_weight: float = 0.5
-    steps: int = option(8, "of the inner attacks; 8", metavar="T", flags=["--num-steps"])
-    step_size: float = option(1.0, "step of smoothmix; 1", metavar="A", flags=["--alpha"])
-    mix_step: int = option(1, "of smoothmix; 1", metavar="T")
-    epsilon: float = option(64.0, "radius of smoothadv in units of 1/256; 64", metavar="E")
-    warmup: int = option(10, "epochs of its radius, of smoothmix's weight; 10", metavar="E")
+    steps: int = option(8, "of the inner attacks", metavar="T", flags=["--num-steps"])
+    step_size: float = option(1.0, "step of smoothmix", metavar="A", flags=["--alpha"])
+    mix_step: int = option(1, "of smoothmix", metavar="T")
+    epsilon: float = option(64.0, "radius of smoothadv in units of 1/256", metavar="E")
+    warmup: int = option(10, "epochs of its radius, of smoothmix's weight", metavar="E")
     dtype: str = option("float32", "of the arithmetic", choices=DTYPES)
     seed: int = option(0, "of everything", metavar="SEED")
 

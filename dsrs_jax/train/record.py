@@ -21,7 +21,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from dsrs_jax.models import check_space, read_arrays, write_arrays
 from dsrs_jax.system.errors import UserError
@@ -81,6 +80,9 @@ class TrainingRun:
 
     def __enter__(self) -> TrainingRun:
         if self.path is not None:
+            # Where PyTorch is installed it comes with it, a second that only training needs.
+            from tensorboardX import SummaryWriter
+
             self._events = SummaryWriter(str(self.path), purge_step=self.epochs or None)
         return self
 

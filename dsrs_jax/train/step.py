@@ -20,25 +20,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32, Key
 
 from dsrs_jax.noise import RadialLaw
-from dsrs_jax.train import attacks, losses
 from dsrs_jax.train.augmentation import augmentation
+from dsrs_jax.train.methods import METHODS, Batch, Objective, Views
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
 OPTIMIZER = optax.chain(optax.add_decayed_weights(WEIGHT_DECAY), optax.trace(MOMENTUM))
-_PIXELS = 256.0  # SmoothAdv's epsilon is in units of 1/256
-
-
-class Objective(NamedTuple):
-    """What a step is compiled for: a recipe's method and its numbers."""
-
-    method: str
-    noise_draws: int
-    weight: float
-    entropy_weight: float
-    steps: int
-    step_size: float
-    mix_step: int
-    epsilon: float
 
 
 class Progress(NamedTuple):
@@ -47,7 +33,7 @@ class Progress(NamedTuple):
     parameters: Any
     averages: Any  # batch norm's
     optimizer: Any  # its momentum
-    sums: Any  # two: of losses and of right answers, over the copies of this epoch
+    sums: Any  # two: of losses and of right answers, over the draws of this epoch
 
 
 class Strength(NamedTuple):
@@ -74,7 +60,7 @@ def make_step(
         dataset: whose augmentation is used.
         mesh: of the devices, with the axis "images".
     """
-    augment = augmentation(dataset)
+    augment, method = augmentation(dataset), METHODS[objective.method]
     draws_of_each = objective.noise_draws
     by_image = NamedSharding(mesh, PartitionSpec("images"))
 
@@ -90,32 +76,18 @@ def make_step(
         return logits.reshape(*noisy.shape[:2], -1)
 
     def loss_of(
-        parameters: Any,
-        averages: Any,
-        clean: Array,
-        mixed: Array | None,
-        labels: Array,
-        noise: Array,
-        share: Array,
-        warmup: Array,
+        parameters: Any, averages: Any, views: Views, batch: Batch
     ) -> tuple[Array, tuple[Any, Array]]:
         # Flax lets only variables of this very trace be updated: make the averages anew here.
         model = nnx.merge(graph, parameters, jax.tree.map(lambda leaf: leaf, averages))
 
         def logits_of(images: Array) -> Array:
-            logits = model(flat(images[:, None] + noise))
+            logits = model(flat(images[:, None] + batch.noise))
             return logits.reshape(len(images), draws_of_each, -1)
 
-        logits = logits_of(clean)
-        if objective.method == "consistency":
-            loss = losses.consistency(logits, labels, objective.weight, objective.entropy_weight)
-        elif mixed is not None:
-            weight = objective.weight * warmup
-            loss = losses.smoothmix(logits, logits_of(mixed), labels, share, weight)
-        else:
-            loss = losses.cross_entropy(logits, labels)
+        loss, logits = method.loss(logits_of, views, batch, objective)
         answers = jnp.argmax(logits, axis=-1)
-        correct = jnp.sum(answers == labels[:, None], dtype=jnp.float32)
+        correct = jnp.sum(answers == batch.labels[:, None], dtype=jnp.float32)
         return loss, (nnx.state(model, nnx.Not(nnx.Param)), correct)
 
     # The same sharding in and out: one compilation serves the first step and all others.
@@ -135,36 +107,12 @@ def make_step(
         draws = law.sample(noise_key, len(chosen) * draws_of_each)
         noise = shared(draws.reshape(len(chosen), draws_of_each, *clean.shape[1:]))
         share = jax.random.uniform(share_key, (len(chosen),), jnp.float32, 0.0, 0.5)
+        batch = Batch(clean, targets, noise, share, strength.warmup)
         logits_of = partial(attack_logits, progress.parameters, progress.averages)
-        mixed = None
-        if objective.method == "smoothadv":
-            radius = strength.warmup * (objective.epsilon / _PIXELS)
-            clean = attacks.smoothadv(
-                logits_of, clean, targets, noise, steps=objective.steps, radius=radius
-            )
-        elif objective.method == "smoothmix":
-            clean, far = attacks.smoothmix(
-                logits_of,
-                clean,
-                targets,
-                noise,
-                steps=objective.steps,
-                step_size=objective.step_size,
-                mix_step=objective.mix_step,
-                clean_radius=strength.warmup * (objective.step_size * objective.mix_step),
-            )
-            part = share[:, None, None, None]
-            mixed = (1.0 - part) * clean + part * far
+        views = method.views(logits_of, batch, objective)
         value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
         (loss, (averages, correct)), gradient = value_and_grad(
-            progress.parameters,
-            progress.averages,
-            clean,
-            mixed,
-            targets,
-            noise,
-            share,
-            strength.warmup,
+            progress.parameters, progress.averages, views, batch
         )
         direction, optimizer = OPTIMIZER.update(gradient, progress.optimizer, progress.parameters)
         parameters = jax.tree.map(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,11 @@ from dsrs_jax.models import (
 )
 from dsrs_jax.system import processes
 from dsrs_jax.system.errors import UserError
+from dsrs_jax.train.methods import Objective
 from dsrs_jax.train.recipe import Recipe, check, law_at
 from dsrs_jax.train.record import EpochInfo, TrainingRun
 from dsrs_jax.train.schedules import learning_rate_at, warmup_at
-from dsrs_jax.train.step import OPTIMIZER, Objective, Progress, Strength, make_accuracy, make_step
+from dsrs_jax.train.step import OPTIMIZER, Progress, Strength, make_accuracy, make_step
 
 _EVALUATION_BATCH = 512
 
@@ -46,6 +47,7 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     pretrained: str | Path | None = None,
+    devices: Sequence[jax.Device] | None = None,
     on_epoch: Callable[[EpochInfo], None] | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> nnx.Module:
@@ -66,6 +68,7 @@ def train(
         resume: continue what `out` holds.
         pretrained: checkpoint folder of the same architecture to start from; its input scaling is
             kept.
+        devices: that share each step; all of them unless given.
         on_epoch: called after each epoch.
         on_batch: called with the number of images of each batch as it is given to the devices.
 
@@ -77,7 +80,7 @@ def train(
     source = processes.together(
         lambda: None if pretrained is None else _pretrained(pretrained, training, recipe)
     )
-    metadata = _metadata(training, recipe, source)
+    metadata = metadata_of(training, recipe, source)
     record = dataclasses.asdict(recipe) | {
         "dataset": training.name,
         "pretrained": None if source is None else fingerprint(source),
@@ -106,8 +109,12 @@ def train(
         before = progress
         progress = processes.together(lambda: directory.read_state(before))
         progress = processes.from_first(progress)
+    chosen_devices = list(devices or jax.devices())
     mesh = jax.make_mesh(
-        (jax.device_count(),), ("images",), axis_types=(jax.sharding.AxisType.Auto,)
+        (len(chosen_devices),),
+        ("images",),
+        axis_types=(jax.sharding.AxisType.Auto,),
+        devices=chosen_devices,
     )
     progress = _on_devices(progress, mesh)
     images, labels = _on_devices((training.images, training.labels), mesh)
@@ -204,7 +211,10 @@ def _check_agreement(training: ArrayDataset, record: dict[str, Any]) -> None:
             raise UserError("this process was given other settings or other data than process 0")
 
 
-def _metadata(training: ArrayDataset, recipe: Recipe, source: Classifier | None) -> ModelMetadata:
+def metadata_of(
+    training: ArrayDataset, recipe: Recipe, source: Classifier | None = None
+) -> ModelMetadata:
+    """What a checkpoint of this training says; `source` is what it started from."""
     return ModelMetadata(
         arch=recipe.arch,
         dataset=training.name,

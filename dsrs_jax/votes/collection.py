@@ -1,8 +1,8 @@
 """Collects the votes that certificates need: which draws of which images, block by block.
 
 Blocks overlap: while one waits for its counts, the devices already work on the next. An image that
-can have no radius after the interim look is not drawn further, which may only cost it its radius
-(design: stopping early is allowed only to abstain).
+can have no radius after the interim look is not drawn further, which may only cost it its
+radius (docs/scale.md, "The interim look").
 
 A record is {"index", "label", "draws", "votes"}, with an entry for each law of the plan, P first,
 and "abstained": true where the image was given up. Of an image that cannot be read it is {"index",

@@ -24,6 +24,7 @@ _TILES_IN_FLIGHT = (1, 2, 4, 8)
 _TRIALS = 3
 _WORTHWHILE = 1.05
 _LONG_COMPILATION = 20.0  # seconds
+_SHORT_RUN = 120.0  # seconds
 
 
 class Votes(NamedTuple):
@@ -126,15 +127,16 @@ class Sampler:
         """How many images a request should have to keep every device busy."""
         return self._mesh.size
 
-    def tune(self, image: ArrayLike, law: Law) -> int:
+    def tune(self, image: ArrayLike, law: Law, draws_to_come: int) -> int:
         """Sets `batch` to the fastest one, found by doubling from one tile, and returns it.
 
-        Doubling ends where it no longer gains, where the devices' memory is full, or where a
-        program takes long to compile.
+        Doubling ends where it no longer gains, where the devices' memory is full, or where the
+        programs that it compiles would take longer than they could save.
 
         Args:
             image: (H, W, C), whatever the labels.
             law: a law of its dimension.
+            draws_to_come: of the run, in all.
         """
         pixels = np.asarray(image, dtype=np.float32)[None].repeat(self.devices, axis=0)
         labels = np.zeros(self.devices, dtype=np.int32)
@@ -152,7 +154,8 @@ class Sampler:
             if self.batch < tiles * tile or speed < _WORTHWHILE * fastest:
                 break
             best, fastest = self.batch, speed
-            if seconds[0] > _LONG_COMPILATION:
+            left = draws_to_come / (speed * self.devices)
+            if seconds[0] > _LONG_COMPILATION or left < _SHORT_RUN:
                 break
         self.batch = best
         return best

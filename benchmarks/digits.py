@@ -14,13 +14,14 @@ import time
 import numpy as np
 
 from dsrs_jax import data, models
-from dsrs_jax.certify import certify, lower_bound
+from dsrs_jax.bounds import lower_bound
+from dsrs_jax.certify import certify
 from dsrs_jax.noise import generalized_gaussian
-from dsrs_jax.sampling import count_votes
 from dsrs_jax.train import METHODS, EpochInfo, Recipe, train
+from dsrs_jax.votes import count_votes
 
 RECIPE = Recipe(
-    "digits_cnn", sigma=0.5, k=28.0, k_warmup=10, copies=2, batch=128, learning_rate=0.05,
+    "digits_cnn", sigma=0.5, k=28.0, k_warmup=10, noise_draws=2, batch=128, learning_rate=0.05,
     learning_rate_step=50, steps=4,
 )  # fmt: skip
 OWN = {"consistency": {"weight": 5.0}, "smoothadv": {"epsilon": 64.0}}
@@ -41,7 +42,7 @@ def measured(
     law = generalized_gaussian(64, recipe.sigma, recipe.k)
     some = np.arange(0, len(test), 4)
     votes = count_votes(classifier, test.images[some], test.labels[some], law, DRAWS, indices=some)
-    radius = certify(law, lower_bound(votes.right[:, -1], DRAWS, ALPHA)).radius
+    radius = certify(law, lower_bound(votes.votes[:, 0], DRAWS, ALPHA)).radius
     right = float(np.mean([info.test_accuracy for info in seen[-5:]]))
     return seconds, right, float(np.mean(radius >= 0.5)), float(radius.mean())
 

@@ -5,16 +5,14 @@
     python benchmarks/proof.py contains   500 balls against 30-digit evaluations (half an hour)
     python benchmarks/proof.py published DIR [--every 10]    every certificate of published files
 
-Certificates are made by `dsrs_jax.certify_votes` from random votes: three dimensions, k of the
+Certificates are made by `dsrs_jax.certify_table` from random votes: three dimensions, k of the
 paper and k = 0, Q by scale and by truncation, J = 0, 1, 2.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import io
 import sys
 import time
 from collections.abc import Iterator
@@ -25,17 +23,20 @@ import numpy as np
 from flint import arb, ctx
 
 import dsrs_jax
-from dsrs_jax.certify import enclosure, proof
-from dsrs_jax.certify.proof import Claim
+from dsrs_jax.proof import schema
+from dsrs_jax.proof.bound import lower_bound
+from dsrs_jax.proof.claim import PROVED, Claim, prove, read, shrunk, solve
+from dsrs_jax.proof.enclosure import enclose
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
+from random_claims import ALPHA, N, family_of
+
 SIZES = ((784, 380.0), (3_072, 1_530.0), (150_528, 75_260.0))
-N, ALPHA = 50_000, 0.001
 
 
 def certificates(count: int, seed: int) -> Iterator[tuple]:
-    """(laws, votes, draws, multipliers, radius) of `count` random certificates of radius > 0."""
+    """(laws, votes, multipliers, radius) of `count` random certificates of radius > 0."""
     rng = np.random.default_rng(seed)
     made = 0
     while made < count:
@@ -50,30 +51,18 @@ def certificates(count: int, seed: int) -> Iterator[tuple]:
         ]
         rows = min(10, count - made)
         wrong = 10 ** rng.uniform(-4.5, -0.35, rows)
-        votes = np.minimum(np.round(N * (1 - wrong)), N).astype(int)
-        more = [
-            np.round(N * (1 - wrong * 10 ** rng.uniform(-1.5, 0.0, rows))).astype(int)
-            for _ in extra
-        ]
-        result = dsrs_jax.certify_votes(law, votes, N, extra, more, [N] * len(extra), alpha=ALPHA)
+        right = [1 - wrong, *(1 - wrong * 10 ** rng.uniform(-1.5, 0.0, rows) for _ in extra)]
+        votes = np.minimum(np.round(N * np.stack(right, axis=1)), N).astype(int)
+        table = dsrs_jax.VoteTable.from_counts((law, *extra), votes, N)
+        result = dsrs_jax.certify_table(table, dsrs_jax.Protocol(ALPHA)).dsrs
         for i in np.flatnonzero(result.radius > 0).tolist():
-            counts = [int(votes[i]), *(int(column[i]) for column in more)]
             made += 1
-            yield (law, *extra), counts, result.multipliers[i].tolist(), float(result.radius[i])
-
-
-def family(laws: tuple) -> enclosure.Family:
-    base = laws[0]
-    return enclosure.Family(
-        base.dimension,
-        base.k,
-        base.eta,
-        tuple(enclosure.Law(float(law.sigma), law.cutoff) for law in laws),
-    )
+            weights = result.multipliers[i].tolist()
+            yield (law, *extra), votes[i].tolist(), weights, float(result.radius[i])
 
 
 def bounds(counts: list[int], alpha: float = ALPHA) -> list[arb]:
-    return [enclosure.lower_bound(count, N, alpha, len(counts)) for count in counts]
+    return [lower_bound(count, N, alpha, len(counts)) for count in counts]
 
 
 def contains(count: int) -> None:
@@ -83,7 +72,7 @@ def contains(count: int) -> None:
     for i, (laws, counts, multipliers, radius) in enumerate(certificates(count, 2)):
         lower = bounds(counts)
         clock = time.perf_counter()
-        ball = enclosure.enclose(family(laws), lower, multipliers, radius)
+        ball = enclose(family_of(laws), lower, multipliers, radius)
         seconds += time.perf_counter() - clock
         clock = time.perf_counter()
         exact = [
@@ -107,24 +96,22 @@ def contains(count: int) -> None:
 
 def claim_of(laws: tuple, counts: list[int], multipliers: list[float], radius: float) -> Claim:
     size = len(counts)
-    return Claim(family(laws), tuple(counts), (N,) * size, ALPHA, size, tuple(multipliers), radius)
+    return Claim(
+        family_of(laws), tuple(counts), (N,) * size, ALPHA, size, tuple(multipliers), radius
+    )
 
 
 def random(count: int) -> None:
     claims = [claim_of(*one) for one in certificates(count, 0)]
-    enclosure.lower_bound.cache_clear()
+    lower_bound.cache_clear()
     clock = time.process_time()
-    answers = [proof.shrunk(claim) for claim in claims]
+    answers = [shrunk(claim) for claim in claims]
     seconds = time.process_time() - clock
     largest = max(
-        float(
-            enclosure.enclose(
-                claim.family, bounds(list(claim.votes)), claim.multipliers, radius
-            ).rad()
-        )
+        float(enclose(claim.family, bounds(list(claim.votes)), claim.multipliers, radius).rad())
         for claim, (radius, _) in zip(claims, answers, strict=True)
     )
-    proved = [result == proof.PROVED for _, result in answers]
+    proved = [result == PROVED for _, result in answers]
     shrink = [1 - radius / claim.radius for claim, (radius, _) in zip(claims, answers, strict=True)]
     weight = max(max(claim.multipliers) for claim in claims)
     extra = [sum(len(claim.votes) == j + 1 for claim in claims) for j in range(3)]
@@ -168,8 +155,8 @@ def refuses(count: int) -> None:
     for name, way in ways.items():
         tampered = [(laws, way(claim), claim) for laws, claim in claims]
         tampered = [(laws, new) for laws, new, old in tampered if new != old]
-        results = [(laws, claim, proof.prove(claim)) for laws, claim in tampered]
-        accepted = [(laws, claim) for laws, claim, result in results if result == proof.PROVED]
+        results = [(laws, claim, prove(claim)) for laws, claim in tampered]
+        accepted = [(laws, claim) for laws, claim, result in results if result == PROVED]
         wrongly = 0
         for laws, claim in accepted[:20]:
             base = dsrs_jax.generalized_gaussian(claim.family.dimension, 0.5, claim.family.k)
@@ -180,8 +167,7 @@ def refuses(count: int) -> None:
             lower = [
                 mpmath.mpf(int(m)) * mpmath.mpf(2) ** int(e)
                 for m, e in (
-                    enclosure.lower_bound(v, N, claim.alpha, claim.parts).man_exp()
-                    for v in claim.votes
+                    lower_bound(v, N, claim.alpha, claim.parts).man_exp() for v in claim.votes
                 )
             ]
             wrongly += thirty_digits.g(again, lower, claim.multipliers, claim.radius) < 0.5
@@ -195,33 +181,33 @@ def refuses(count: int) -> None:
 def published(directory: str, every: int, offset: int) -> None:
     import published as files
 
-    from dsrs_jax import published as ours
-    from dsrs_jax import report
-    from dsrs_jax.errors import UserError
+    from dsrs_jax.run import published_study
 
     rows = proved = unknown = shorter = studies = 0
     clock, failures = time.perf_counter(), []
-    for settings in files.studies(Path(directory)):
+    for options in files.studies(Path(directory)):
         try:
-            loaded = ours.load(settings)
-        except UserError:
+            loaded = published_study.load(options)
+        except dsrs_jax.UserError:
             continue
         studies += 1
-        result = ours.certify_with(loaded, [0], one_sided=True)
-        columns = ours._columns(settings, loaded, result)
-        names = proof.law_names(columns)
-        claims = []
-        for row in list(csv.DictReader(io.StringIO(report.csv_text(columns))))[offset::every]:
-            claims += [proof.read(row, names, method) for method in proof.METHODS]
+        protocol = dataclasses.replace(loaded.protocol, bound=dsrs_jax.Bound.ONE_SIDED)
+        made = published_study.certify_with(loaded, [0], protocol).certificates
+        lines, names = schema.parse(schema.text(schema.columns(made)), options.model_name)
+        claims = [
+            read(line.fields, names, method)
+            for line in lines[offset::every]
+            for method in schema.Method
+        ]
         found = [claim for claim in claims if claim is not None]
-        for claim, radius, answer in proof.solve(found, 1, shrink=True):
+        for claim, radius, answer in solve(found, 1, shrink=True):
             rows += 1
-            proved += answer == proof.PROVED
+            proved += answer == PROVED
             shorter += radius < claim.radius
             if "not known" in answer:
                 unknown += 1
-            elif answer != proof.PROVED:
-                failures.append((settings.model_name, claim, answer))
+            elif answer != PROVED:
+                failures.append((options.model_name, claim, answer))
         print(
             f"{studies} files, {rows:,} distinct radii: {proved:,} proved ({shorter} shortened), "
             f"{unknown} of unknown counts, {len(failures)} others; "

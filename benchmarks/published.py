@@ -18,9 +18,9 @@ import numpy as np
 
 from dsrs_jax import published
 from dsrs_jax.certify import certify
-from dsrs_jax.errors import UserError
 from dsrs_jax.report import published as layout
 from dsrs_jax.report import rounded_down
+from dsrs_jax.system.errors import UserError
 
 NAME = re.compile(r"new-rad-general-gaussian(-th)?-(\d+)-([\d.]+)-(.+)-(\d+)-([\d.e-]+)\.txt")
 DATASETS = {"mnist": "mnist", "cifar": "cifar10", "imagenet": "imagenet"}

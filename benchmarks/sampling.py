@@ -28,7 +28,8 @@ import torch
 
 from dsrs_jax import models, noise
 from dsrs_jax.convert.pytorch_models import pytorch_model
-from dsrs_jax.sampling import Sampler
+from dsrs_jax.system.devices import use_all_cores
+from dsrs_jax.votes import Sampler
 
 K = {784: 380.0, 3072: 1530.0, 150528: 75260.0}
 MODELS = ("mnist_43", "cifar_resnet110", "resnet50")
@@ -76,7 +77,7 @@ def ours(arch: str, dtype: str, seconds: float) -> tuple[float, float, int]:
     for classifier in (network(arch, dtype), only_noise):
         sampler = Sampler(classifier, batch=batch)
         if batch is None:
-            batch = sampler.tune(image[0], law)
+            batch = sampler.tune(image[0], law, 10**12)
 
         def count(n: int, sampler: Sampler = sampler) -> None:
             sampler.start(image, labels, law, n).result()
@@ -151,7 +152,7 @@ COUNT = """
 import json, resource, sys, time
 import numpy as np
 from dsrs_jax import models, noise
-from dsrs_jax.sampling import Sampler
+from dsrs_jax.votes import Sampler
 n, images = int(sys.argv[1]), int(sys.argv[2])
 description = models.ModelMetadata("mnist_43", "mnist", (28, 28, 1), 10)
 classifier = models.Classifier.from_model(models.build("mnist_43", 0), description)
@@ -163,7 +164,7 @@ clock = time.perf_counter()
 votes = sampler.start(pixels, labels, law, n).result()
 seconds = time.perf_counter() - clock
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(json.dumps([seconds, peak, votes.right.tolist()]))
+print(json.dumps([seconds, peak, votes.correct.tolist()]))
 """
 
 
@@ -215,6 +216,7 @@ def main() -> None:
     if not (settings.scaling or settings.memory):
         with tempfile.TemporaryDirectory() as folder:
             os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)
+            use_all_cores()
             speed(settings.models, settings.seconds)
 
 

@@ -48,7 +48,7 @@ class PyTorchSteps:
         self.scale = recipe.sigma * math.sqrt(dimension / shape)
 
     def noise(self, like: Tensor) -> Tensor:
-        direction = torch.randn(self.recipe.copies, *like.shape, device=self.device)
+        direction = torch.randn(self.recipe.noise_draws, *like.shape, device=self.device)
         length = self.scale * self.level.sample(direction.shape[:2]).sqrt().to(self.device)
         norms = direction.flatten(2).norm(dim=2)
         return direction * (length / norms)[:, :, None, None, None]
@@ -85,7 +85,7 @@ class PyTorchSteps:
             self.network.train().requires_grad_(True)
             clean = far if recipe.method == "smoothadv" else clean
         logits = self.logits(clean, noise)
-        flat = labels.repeat(recipe.copies)
+        flat = labels.repeat(recipe.noise_draws)
         loss = functional.cross_entropy(logits.flatten(0, 1), flat)
         mean = logits.softmax(-1).mean(0)
         if recipe.method == "consistency":
@@ -106,7 +106,7 @@ class PyTorchSteps:
 
     def epoch(self) -> float:
         """Images a second over all batches."""
-        size = self.recipe.batch // self.recipe.copies
+        size = self.recipe.batch // self.recipe.noise_draws
         clock, count = time.perf_counter(), 0
         for first in range(0, len(self.images) - size + 1, size):
             self.step(self.images[first : first + size], self.labels[first : first + size])
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--arch", choices=models.ARCHITECTURES[1:], default="mnist_43")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--batches", type=int, default=4, help="of an epoch")
-    parser.add_argument("--copies", type=int, default=2)
+    parser.add_argument("--noise-draws", type=int, default=2)
     parser.add_argument("--steps", type=int, default=4, help="of the inner attacks")
     settings = parser.parse_args()
     found = models.architecture(settings.arch)
@@ -137,7 +137,7 @@ def main() -> None:
     base = 0.0
     for method in METHODS:
         recipe = Recipe(
-            settings.arch, method, k=k, copies=settings.copies, epochs=3, batch=settings.batch,
+            settings.arch, method, k=k, noise_draws=settings.noise_draws, epochs=3, batch=settings.batch,
             steps=settings.steps, mix_step=1,
         )  # fmt: skip
         speed = ours(dataset, recipe)

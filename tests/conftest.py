@@ -21,6 +21,16 @@ settings.register_profile("dsrs_jax", deadline=None)
 settings.load_profile("dsrs_jax")
 
 
+def pytest_configure() -> None:
+    """Compilation takes most of the tests' time: what one worker compiled, or a command that a
+    test started, all others read, today and tomorrow.
+    """
+    from dsrs_jax.system.compilation import keep_compiled
+
+    os.environ["DSRS_CACHE"] = str(Path(__file__).resolve().parents[1] / ".cache")
+    keep_compiled()
+
+
 @pytest.fixture(scope="session")
 def mnist_dir() -> Path:
     """The folder with MNIST's four IDX files: DSRS_MNIST, or shared/mnist beside the project."""

@@ -161,9 +161,10 @@ def _pooled(
     """
     pooled = np.zeros(len(table), dtype=bool)
     more, drawn = np.zeros((2, len(table)), dtype=np.int64)
+    known = (table.state == State.COMPLETE) & (table.votes >= 0)
+    all_right = known[:, 0] & (table.votes[:, 0] == table.draws[:, 0])
     for j in range(1, len(table.names)):
-        rows = table.more_of_base(j) & (table.state[:, j] == State.COMPLETE)
-        rows &= table.votes[:, 0] == table.draws[:, 0]
+        rows = table.more_of_base(j) & known[:, j] & all_right
         pooled |= rows
         more = np.where(rows, np.maximum(more, table.votes[:, j]), more)
         drawn = np.where(rows, np.maximum(drawn, table.draws[:, j]), drawn)

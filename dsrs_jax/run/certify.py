@@ -56,14 +56,14 @@ _WORTH_TUNING = 1_000_000  # draws: with fewer not even the first trial is won b
 
 @dataclasses.dataclass(frozen=True)
 class SecondLawOptions:
-    """Second laws Q, each repeatable, used jointly (default: --q-inside 0.2, 0.4, 0.6, 0.8)."""
+    """Second laws Q, used jointly (default: --q-inside 0.2, 0.4, 0.6, 0.8)."""
 
     q_inside: tuple[float, ...] = option(
-        (), "P truncated at quantile b, off P's own draws", metavar="b"
+        (), "P truncated at quantile b, off P's own draws; repeatable", metavar="b"
     )
-    q_sigma: tuple[float, ...] = option((), "P with another sigma", metavar="B")
+    q_sigma: tuple[float, ...] = option((), "P with another sigma; repeatable", metavar="B")
     q_threshold: tuple[str, ...] = option(
-        (), "P truncated at b, or by the paper's rules", metavar="b|x|x+|x2|x2+"
+        (), "P truncated at b, or by the paper's rules; repeatable", metavar="b|x|x+|x2|x2+"
     )
 
     def laws(self) -> tuple[SecondLaw, ...]:

@@ -1,9 +1,10 @@
-"""Proves every radius of a finished run, or of a file of certificates, from the file alone.
+"""Proves every radius of a finished run, or of a file of certificates.
 
   dsrs-jax prove runs/digits
   dsrs-jax prove certificates.csv
 
-Neither JAX nor the model is needed. Exit code 1: a radius is not proved; each is listed.
+From the file alone: neither JAX nor the model is needed. Exit code 1: a radius is not
+proved; each is listed.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ def certify_with(loaded: Loaded, which: Sequence[int], protocol: Protocol | None
         status[i] = _BELOW[status[i]]
     for j in range(1, len(table.names)):
         alone = found.status == Status.P
-        status[alone & ~negative & (found.lower[:, j] == 0.0)] = Status.NO_BOUND
+        status[alone & (found.lower[:, j] == 0.0)] = Status.NO_BOUND
         status[alone & (table.state[:, j] == State.MISSING)] = Status.UNPAIRED
         status[alone & (table.state[:, j] == State.DISCARDED)] = Status.DISCARDED
     if protocol.search is not Search.PRECISE:

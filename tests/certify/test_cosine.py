@@ -12,6 +12,8 @@ from dsrs_jax.certify import cosine
 
 DIMENSIONS = (2, 3, 4, 5, 8, 16, 47, 48, 49, 64, 100, 784, 3072, 150_528)
 
+upper_tail = jax.jit(cosine.upper_tail)
+
 
 def exact_tail(c: float, dimension: int) -> mpmath.mpf:
     """P(cosine > c) = C int cos(phi)^(d - 2) dphi over (arcsin c, pi/2)."""
@@ -40,10 +42,10 @@ def cosines(dimension: int) -> np.ndarray:
 def test_upper_tail_keeps_its_relative_precision(dimension: int) -> None:
     c = cosines(dimension)
     exact = np.array([float(exact_tail(float(one), dimension)) for one in c])
+    law = cosine.cosine_law(dimension)
     with jax.enable_x64(True):
-        tail = np.asarray(cosine.upper_tail(jnp.asarray(c), dimension))
-        mirrored = np.asarray(cosine.upper_tail(jnp.asarray(-c), dimension))
-        ends = np.asarray(cosine.upper_tail(jnp.asarray([-1.0, 0.0, 1.0]), dimension))
+        values = upper_tail(jnp.asarray(np.concatenate([c, -c, [-1.0, 0.0, 1.0]])), law)
+    tail, mirrored, ends = np.split(np.asarray(values), [len(c), 2 * len(c)])
     deep = exact < 1e-6  # there the rounding of c itself costs about (c^2 d) epsilon
     np.testing.assert_allclose(tail[~deep], exact[~deep], rtol=1e-13)
     np.testing.assert_allclose(tail[deep], exact[deep], rtol=1e-12)
@@ -59,11 +61,13 @@ def test_density_is_the_slope_of_the_tail(dimension: int) -> None:
         constant = exact_constant(dimension)
         exact = [float(constant * (1 - mpmath.mpf(one) ** 2) ** power) for one in c.tolist()]
     step = 1e-4 / math.sqrt(dimension)
+    law = cosine.cosine_law(dimension)
     with jax.enable_x64(True):
-        density = np.asarray(cosine.density(jnp.asarray(c), dimension))
-        above = np.asarray(cosine.upper_tail(jnp.asarray(c + step), dimension))
-        below = np.asarray(cosine.upper_tail(jnp.asarray(c - step), dimension))
-        outside = np.asarray(cosine.density(jnp.asarray([-1.0, 1.0, 2.0]), dimension))
+        heights = cosine.density(jnp.asarray(np.concatenate([c, [-1.0, 1.0, 2.0]])), law)
+        # The third part makes the shape, and so the program, that of the test above.
+        sides = upper_tail(jnp.asarray(np.concatenate([c + step, c - step, np.zeros(3)])), law)
+    density, outside = np.split(np.asarray(heights), [len(c)])
+    above, below, _ = np.split(np.asarray(sides), [len(c), 2 * len(c)])
     np.testing.assert_allclose(density, exact, rtol=1e-12)
     middle = c < 0.95
     np.testing.assert_allclose(
@@ -76,3 +80,12 @@ def test_density_is_the_slope_of_the_tail(dimension: int) -> None:
 def test_normalisation(dimension: int) -> None:
     exact = float(exact_constant(dimension))
     assert cosine.normalisation(dimension) == pytest.approx(exact, rel=1e-14)
+
+
+def test_one_program_serves_all_dimensions_that_are_not_small() -> None:
+    upper_tail.clear_cache()
+    with jax.enable_x64(True):
+        for dimension in DIMENSIONS[-7:]:
+            upper_tail(jnp.asarray([0.01]), cosine.cosine_law(dimension))
+    assert DIMENSIONS[-7] == cosine.SMALLEST_SERIES_DIMENSION
+    assert upper_tail._cache_size() == 1

@@ -1,21 +1,25 @@
 """The integrals of the dual against plain Monte Carlo, the slow reference and differences."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import slow_reference as reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from dsrs_jax.certify import dual, reference
+from dsrs_jax.certify import dual
+from dsrs_jax.certify.laws import LawArrays, law_arrays
+from dsrs_jax.certify.mesh import Resolution
 from dsrs_jax.noise import RadialLaw, generalized_gaussian
 
 DRAWS = 1_000_000
+WHOLE_DRAWS = 100_000  # of whole vectors, which take longer
 Numbers = NDArray[np.float64]
 Points = tuple[Numbers, Numbers]  # |x|^2 and the coordinate along the move
 
@@ -38,18 +42,16 @@ FAMILIES = {
 
 
 @jax.jit
-def _evaluate_rows(family, theta, radius):
-    resolution = dual.Resolution(panels=16, order=16, rounds=3)  # as the judge's
-    one = partial(dual.evaluate, resolution=resolution)
-    return jax.vmap(one, in_axes=(None, 0, 0))(family, theta, radius)
+def _evaluate_rows(laws: LawArrays, theta: jax.Array, radius: jax.Array) -> dual.Evaluation:
+    one = partial(dual.evaluate, resolution=Resolution(panels=16, order=16, rounds=3))
+    return jax.vmap(one, in_axes=(None, 0, 0))(laws, theta, radius)
 
 
 def evaluate(laws: Sequence[RadialLaw], multipliers: Numbers, radius: Numbers) -> dual.Evaluation:
     """Rows of `dual.evaluate`; radii in pixels, as everywhere in this file."""
     with jax.enable_x64(True), np.errstate(divide="ignore"):
-        family = dual.family_of(tuple(laws))
         theta, unit = jnp.asarray(np.log(multipliers)), jnp.asarray(radius / laws[0].scale)
-        return jax.tree.map(np.asarray, _evaluate_rows(family, theta, unit))
+        return jax.tree.map(np.asarray, _evaluate_rows(law_arrays(tuple(laws)), theta, unit))
 
 
 def log_density(law: RadialLaw, square: Numbers) -> Numbers:
@@ -64,12 +66,15 @@ def log_density(law: RadialLaw, square: Numbers) -> Numbers:
     return np.where(inside, value - np.log(special.gammainc(shape, law.cutoff)), -np.inf)
 
 
+sample = jax.jit(RadialLaw.sample, static_argnums=2)
+
+
+@cache
 def points_of(law: RadialLaw, seed: int) -> Points:
     """Draws of the law: whole vectors in a small dimension, else radius and cosine."""
     if law.dimension <= 64:
-        sample = jax.jit(RadialLaw.sample, static_argnums=2)
-        keys = jax.random.split(jax.random.key(seed), 10)
-        parts = [np.asarray(sample(law, key, DRAWS // 10), dtype=np.float64) for key in keys]
+        keys = jax.random.split(jax.random.key(seed), 2)
+        parts = [np.asarray(sample(law, key, WHOLE_DRAWS // 2), dtype=np.float64) for key in keys]
         return (
             np.concatenate([np.sum(x * x, axis=1) for x in parts]),
             np.concatenate([x[:, 0] for x in parts]),
@@ -85,10 +90,10 @@ def points_of(law: RadialLaw, seed: int) -> Points:
 def in_s(laws: Sequence[RadialLaw], multipliers: Numbers, radius: float, points: Points) -> Numbers:
     """Whether p(x - delta) < sum_j lambda_j q_j(x)."""
     square, along = points
-    moved = log_density(laws[0], square - 2 * radius * along + radius**2)
+    shifted = log_density(laws[0], square - 2 * radius * along + radius**2)
     with np.errstate(divide="ignore"):
         terms = [np.log(w) + log_density(q, square) for w, q in zip(multipliers, laws, strict=True)]
-    return moved < np.logaddexp.reduce(terms, axis=0)
+    return shifted < np.logaddexp.reduce(terms, axis=0)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -105,10 +110,10 @@ def test_integrals_agree_with_monte_carlo(name: str) -> None:
     square, along = draws[0]
     for i in range(rows):
         shares = [1 - in_s(laws, multipliers[i], radius[i], points).mean() for points in draws]
-        moved = (square + 2 * radius[i] * along + radius[i] ** 2, along + radius[i])
-        shares.append(in_s(laws, multipliers[i], radius[i], moved).mean())
-        exact = np.append(result.outside[i], result.moved[i])
-        error = np.sqrt(exact * (1 - exact) / DRAWS) + 1e-6
+        shifted = (square + 2 * radius[i] * along + radius[i] ** 2, along + radius[i])
+        shares.append(in_s(laws, multipliers[i], radius[i], shifted).mean())
+        exact = np.append(result.outside[i], result.shifted[i])
+        error = np.sqrt(exact * (1 - exact) / len(square)) + 1e-6
         assert np.all(np.abs(shares - exact) < 5 * error), (multipliers[i], radius[i])
 
 
@@ -125,9 +130,9 @@ def test_integrals_agree_with_the_reference(
     multipliers = np.exp(np.array(theta[: len(laws)]))
     radius = deviations * laws[0].sigma
     result = evaluate(laws, np.tile(multipliers, (8, 1)), np.full(8, radius))
-    outside, moved = reference.integrals(laws, multipliers, radius)
+    outside, shifted = reference.integrals(laws, multipliers, radius)
     np.testing.assert_allclose(result.outside[0], outside, rtol=1e-7, atol=1e-9)
-    np.testing.assert_allclose(result.moved[0], moved, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(result.shifted[0], shifted, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -147,7 +152,7 @@ def test_derivatives_agree_with_differences(name: str) -> None:
         lambda h: evaluate(laws, np.exp(theta), unit + h * laws[0].scale), 1e-4 * ratio
     )
     weights = np.exp(theta)
-    by_g = np.sum(weights * by_radius.outside, axis=1) + by_radius.moved
+    by_g = np.sum(weights * by_radius.outside, axis=1) + by_radius.shifted
     np.testing.assert_allclose(result.slope, by_g, rtol=1e-5, atol=1e-6 / ratio)
     np.testing.assert_allclose(result.drift, -by_radius.outside, rtol=1e-5, atol=1e-6 / ratio)
     for j in range(len(laws)):

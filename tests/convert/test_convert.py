@@ -12,20 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from script_loader import load_script
 
 from dsrs_jax import models
 from dsrs_jax.convert import cached, convert
-from dsrs_jax.errors import UserError
+from dsrs_jax.run.main import main
+from dsrs_jax.system.errors import UserError
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 from dsrs_jax.convert.pytorch_models import pytorch_model  # noqa: E402  (needs torch)
 
 PUBLISHED = [name for name in models.ARCHITECTURES if name != "digits_cnn"]
-
-
-script = load_script("convert.py")
 
 
 def random_network(arch: str) -> Any:
@@ -109,7 +106,7 @@ def test_old_files_without_batch_counters_and_other_numbers_of_layers(tmp_path: 
     moved = {name.replace("1.11.", "1.12."): tensor for name, tensor in old.items()}
     torch.save({"arch": arch, "state_dict": moved}, file)
     assert models.fingerprint(convert(file)) == expected
-    assert script.main([str(file), str(tmp_path / "out"), "--check"]) == 0
+    assert main(["convert", str(file), str(tmp_path / "out"), "--check"]) == 0
 
 
 def test_the_format_before_zip_files_is_read(tmp_path: Path) -> None:
@@ -129,7 +126,7 @@ def test_a_check_that_cannot_compare_fails(
     content = torch.load(file, weights_only=True)
     content["state_dict"]["1.fc2.bias"][0] = float("nan")
     torch.save(content, file)
-    assert script.main([str(file), str(tmp_path / "out"), "--check"]) == 2
+    assert main(["convert", str(file), str(tmp_path / "out"), "--check"]) == 2
     assert "differ from PyTorch's" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -138,7 +135,7 @@ def test_the_command_writes_a_model_that_loads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, out = saved(tmp_path, "cifar_resnet20"), tmp_path / "out"
-    assert script.main([str(file), str(out), "--check", "--sigma", "0.5", "--k", "1530"]) == 0
+    assert main(["convert", str(file), str(out), "--check", "--sigma", "0.5", "--k", "1530"]) == 0
     assert "largest difference from PyTorch's logits" in capsys.readouterr().out
     metadata = models.load_model(out).metadata
     assert (metadata.arch, metadata.dataset, metadata.scaling) == (
@@ -185,20 +182,19 @@ def test_certify_takes_the_file_itself(
 ) -> None:
     monkeypatch.setenv("DSRS_CACHE", str(tmp_path / "cache"))
     file, folder = saved(tmp_path, "lenet"), tmp_path / "converted"
-    assert script.main([str(file), str(folder)]) == 0
+    assert main(["convert", str(file), str(folder)]) == 0
     common = ["--dataset", "mnist", "--data-dir", str(mnist_dir), "--n", "40", "--stop", "2"]
     common += ["--q-inside", "0.5"]
     noise = ["--sigma", "0.1", "--noise", "gaussian"]
-    certify = load_script("certify.py")
     for name, model in (("a", file), ("b", folder)):
         out = ["--out", str(tmp_path / name)]
-        assert certify.main([*common, *noise, "--model", str(model), *out]) == 0
+        assert main(["certify", *common, *noise, "--model", str(model), *out]) == 0
     tables = [(tmp_path / name / "certificates.csv").read_bytes() for name in "ab"]
     assert tables[0] == tables[1]
     capsys.readouterr()
-    assert certify.main([*common, "--model", str(file), "--out", str(tmp_path / "c")]) == 2
+    assert main(["certify", *common, "--model", str(file), "--out", str(tmp_path / "c")]) == 2
     assert "give --sigma" in capsys.readouterr().err
-    assert certify.main([*common, "--model", str(folder), "--input-scaling", "center"]) == 2
+    assert main(["certify", *common, "--model", str(folder), "--input-scaling", "center"]) == 2
     assert "for a PyTorch file" in capsys.readouterr().err
 
 
@@ -290,7 +286,7 @@ def test_a_bad_file_is_refused_in_one_line(
     file = tmp_path / "bad.pth.tar"
     _write_bad(kind, file)
     before = set(tmp_path.iterdir())
-    assert script.main([str(file), str(tmp_path / "out")]) == 2
+    assert main(["convert", str(file), str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and error.startswith("convert.py: ") and message in error
+    assert error.count("\n") == 1 and error.startswith("dsrs-jax convert: ") and message in error
     assert set(tmp_path.iterdir()) == before  # nothing written, nothing executed

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dsrs_jax import data
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
 
 RANDOM = np.random.default_rng(0)
 VALUES = RANDOM.integers(0, 256, (7, 3072), dtype=np.uint8)

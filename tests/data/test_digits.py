@@ -3,7 +3,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from dsrs_jax import data
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
 
 
 def test_the_two_splits_are_the_whole_set_in_its_order():

@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_images
 
 from dsrs_jax import data
 from dsrs_jax.data import files
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
 
 PHOTOGRAPHS = {
     "china": lambda: load_sample_images().images[0],

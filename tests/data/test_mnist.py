@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dsrs_jax import data
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
 
 IMAGES, LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsrs_jax import data
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
 
 BYTES = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), dtype=np.uint8)
 LABELS = np.array([2, 0, 1, 2])

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from certify_runs import rows_of
 from PIL import Image
-from script_loader import load_script
 
 from dsrs_jax import data, models
-from dsrs_jax.errors import UserError
+from dsrs_jax.run.main import main
+from dsrs_jax.system.errors import UserError
 
 tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
-certify_script = load_script("certify.py")
 DIGITS = data.load("digits")
 SIZE = 40
 
@@ -108,7 +107,7 @@ def test_such_a_set_is_certified(tmp_path: Path) -> None:
         out = tmp_path / name
         command = ["--dataset", "digits", "--data-dir", f"tfds:{name}", "--n", "300"]
         command += ["--model", str(tmp_path / "model"), "--q-inside", "0.5", "--out", str(out)]
-        assert certify_script.main(command) == 0
+        assert main(["certify", *command]) == 0
         labels[name] = [int(row["label"]) for row in rows_of(out)]
         orders[name] = '"index_order": "original"' in (out / "config.json").read_text()
     assert labels["numbered_digits"] == DIGITS.labels[:SIZE].tolist()

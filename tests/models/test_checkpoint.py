@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from dsrs_jax import models
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
 
 METADATA = models.ModelMetadata(
     arch="digits_cnn",

@@ -11,7 +11,7 @@ from flax import nnx
 from scipy import signal
 
 from dsrs_jax import models
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
 
 # (convolutions as (stride, kernel side), dense layers); weights come from the model itself.
 LAYERS = {

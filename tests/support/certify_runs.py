@@ -1,4 +1,4 @@
-"""Runs of scripts/certify.py seen from outside: their rows, their files, their progress."""
+"""Runs of `dsrs-jax certify` seen from outside: their rows, their files, their progress."""
 
 import csv
 import subprocess
@@ -7,6 +7,9 @@ from pathlib import Path
 
 # The noise that the tests' digits model is trained under and certified with.
 SIGMA, K = 0.4, 28.0
+# Enough work that a run is still at it when something happens to it: about 5 seconds on a core.
+IMAGES = 16
+WORK = ["--n", "100000", "--stop", str(IMAGES), "--q-inside", "0.5"]
 
 
 def rows_of(out: Path) -> list[dict[str, str]]:
@@ -18,6 +21,11 @@ def rows_of(out: Path) -> list[dict[str, str]]:
 def record_files(out: Path, process: int | None = None) -> list[Path]:
     """A run's files of records, of one process or of all."""
     return sorted((out / "votes").glob(f"*.{'*' if process is None else process}.jsonl"))
+
+
+def recorded(out: Path, process: int | None = None) -> int:
+    """How many images are recorded."""
+    return sum(file.read_text().count("\n") for file in record_files(out, process))
 
 
 def wait_for_more(

@@ -1,9 +1,9 @@
 """g of a certificate to about twenty digits in mpmath, by formulas that the package does not use.
 
-    g = sum_j lambda_j (p_j - Q_j(S)) + P_moved(S),    S = {p_moved < h},  h = sum_j lambda_j q_j
+    g = sum_j lambda_j (p_j - Q_j(S)) + P_shifted(S),  S = {p_shifted < h},  h = sum_j lambda_j q_j
 
-with P_moved(S) as an integral over the distance v from the moved centre, rho_h(v) found by root
-search, everything in the logarithm of a length; the cosine's distribution by its alternating
+with P_shifted(S) as an integral over the distance v from the shifted centre, rho_h(v) found by
+root search, everything in the logarithm of a length; the cosine's distribution by its alternating
 binomial series. Accurate for dimensions of 64 and more, where nothing ends at |cosine| = 1.
 """
 
@@ -189,8 +189,8 @@ def g(
         away = distance(z, z)
         return (mpmath.exp(2 * z) + r * r - mpmath.exp(2 * away)) / (2 * mpmath.exp(z) * r)
 
-    def moved_cosine(z: mpf) -> mpf:
-        """The cosine below which |x| < rho_h, at the distance e^z from the moved centre."""
+    def shifted_cosine(z: mpf) -> mpf:
+        """The cosine below which |x| < rho_h, at the distance e^z from the shifted centre."""
         level, piece, found = base.log(z), -mpmath.inf, None
         for first, last, end in jumps:
             if first <= z <= last:
@@ -225,8 +225,8 @@ def g(
     kinks = [v for jump in jumps for v in jump[:2]]
     points = base.marks()
     points = sorted([*points, *(v for v in kinks if points[0] < v < points[-1])])
-    moved = _integral(
-        lambda z: [base.radial(z) * below(moved_cosine(z))], with_layers(points, moved_cosine)
+    shifted = _integral(
+        lambda z: [base.radial(z) * below(shifted_cosine(z))], with_layers(points, shifted_cosine)
     )[0]
     gain = [w * (mpf(bounds[j]) - q) for w, j, q in zip(weights, chosen, inside, strict=True)]
-    return mpmath.fsum(gain) + moved
+    return mpmath.fsum(gain) + shifted

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsrs_jax.errors import UserError
-from dsrs_jax.report import published as layout
+from dsrs_jax.run import published_layout as layout
+from dsrs_jax.system.errors import UserError
 
 RADII = st.dictionaries(st.integers(0, 50_000), st.floats(0, 5), max_size=20)
 

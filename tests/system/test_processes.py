@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from dsrs_jax.distributed import initialize
-from dsrs_jax.errors import UserError
+from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.processes import Group, in_cluster, initialize, rendezvous
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 JOINED = """
 import json, sys
-from dsrs_jax.distributed import initialize
+from dsrs_jax.system.processes import initialize
 initialize(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), False)
 import jax
 from jax.experimental.multihost_utils import process_allgather
@@ -63,3 +63,33 @@ def test_a_mistake_is_told_at_once(
 
 def test_one_process_needs_nothing() -> None:
     initialize(None, None, None, False)
+    with rendezvous(None, None, None, False) as group:
+        assert group == Group(process=0, processes=1)
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({}, False),
+        ({"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NTASKS": "2"}, True),
+        ({"SLURM_STEP_NODELIST": "node1", "SLURM_NTASKS": "1"}, False),
+        ({"SLURM_NTASKS": "2"}, False),  # a job, but not within `srun`
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "many"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_PROCESS_ADDRESSES": "10.0.0.1:8476,10.0.0.2:8476"}, True),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}, True),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),
+    ],
+)
+def test_a_cluster_is_known_by_its_environment(
+    environment: dict[str, str], several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "OMPI_", "TPU_", "KUBERNETES_", "JOB_COMPLETION_")):
+            monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert in_cluster() == several

@@ -156,9 +156,9 @@ def upper_tail(c: Numbers, dimension: int) -> Numbers:
 def extended_g(
     laws: Sequence[RadialLaw], bounds: Sequence[float], multipliers: Sequence[float], radius: float
 ) -> np.longdouble:
-    """g = sum_j lambda_j (Q_j(not S) - (1 - p_j)) + P_moved(S), S = {p_moved < h}.
+    """g = sum_j lambda_j (Q_j(not S) - (1 - p_j)) + P_shifted(S), S = {p_shifted < h}.
 
-    The moved mass is an integral over the distance v from the moved centre: with h falling, the
+    The shifted mass is an integral over the distance v from the shifted centre: with h falling, the
     part of that sphere in S is the part where |x| < rho_h(v), h(rho_h) = p(v).
     """
     base, all_laws = WideLaw(laws[0]), [WideLaw(law) for law in laws]
@@ -219,20 +219,20 @@ def extended_g(
             total += weight * (outside - (1 - Wide(bound)))
     kinks = np.append(log_distance(ends), log_distance(ends + Wide(1e-17)))
     marks = marks_of(cosine_at_distance, base.marks())
-    moved = integral(
+    shifted = integral(
         lambda y: np.exp(base.log_density(y)) * upper_tail(-cosine_at_distance(y), dimension),
         np.append(marks, kinks[(kinks > marks.min()) & (kinks < marks.max())]),
     )
-    return total + moved
+    return total + shifted
 
 
 # d, k, how many certificates
 SIZES = [
-    (64, 24.0, 4),
-    (784, 380.0, 30),
-    (3_072, 1_530.0, 30),
-    (150_528, 75_260.0, 30),
-    (64, 0.0, 4),
+    (64, 24.0, 3),
+    (784, 380.0, 10),
+    (3_072, 1_530.0, 4),
+    (150_528, 75_260.0, 10),
+    (64, 0.0, 1),
     (784, 0.0, 4),
     (150_528, 0.0, 4),
 ]
@@ -245,20 +245,21 @@ def test_the_declared_error_covers_the_true_one(
 ) -> None:
     rng = np.random.default_rng([dimension, int(k), truncated])
     law = generalized_gaussian(dimension, 0.5, k)
-    extra = law.truncated(rng.uniform(0.2, 0.95)) if truncated else law.with_sigma(0.4)
-    p = 1 - 10 ** rng.uniform(-6, -0.4, 3 * size)
-    certificates = certify(law, p, [extra], [1 - (1 - p) * 10 ** rng.uniform(-2, 0, 3 * size)])
+    narrow = 0.8 if k else 1.0 - dimension**-0.5  # such a Q says something that P does not
+    extra = law.truncated(rng.uniform(0.2, 0.95)) if truncated else law.with_sigma(0.5 * narrow)
+    p = 1 - 10 ** rng.uniform(-6, -0.4, 90)
+    certificates = certify(law, p, [extra], [1 - (1 - p) * 10 ** rng.uniform(-2, 0, 90)])
     chosen = np.flatnonzero(certificates.radius > 0)
-    joint = certificates.status[chosen] == "joint"
-    chosen = np.concatenate([chosen[joint], chosen[~joint]])[:size]
-    assert len(chosen) == size
-    # Judged at other radii too: `evaluate` promises its allowance everywhere.
+    both = np.all(certificates.binding(), axis=1)[chosen]
+    chosen = np.concatenate([chosen[both], chosen[~both]])[:size]
+    assert len(chosen) == size and np.any(both)
+    # At other radii too: `evaluate` promises its error bound everywhere.
     elsewhere = certificates.radius[chosen] * rng.choice([1.0, 1.0, 0.7, 1.2], size)
     multipliers = certificates.multipliers[chosen]
-    values, allowances = evaluate((law, extra), certificates.bounds[chosen], multipliers, elsewhere)
+    values, errors = evaluate((law, extra), certificates.bounds[chosen], multipliers, elsewhere)
     for row, i in enumerate(chosen):
-        radius, value, allowance = elsewhere[row], values[row], allowances[row]
+        radius, value, error_bound = elsewhere[row], values[row], errors[row]
         if radius == certificates.radius[i]:
-            value, allowance = certificates.value[i], certificates.allowance[i]
+            value, error_bound = certificates.value[i], certificates.error_bound[i]
         exact = extended_g((law, extra), certificates.bounds[i], multipliers[row], radius)
-        assert abs(float(exact - value)) < allowance < 1e-11
+        assert abs(float(exact - value)) < error_bound < 1e-11

@@ -7,21 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from certify_runs import SIGMA, K, record_files, rows_of
-from script_loader import load_script
 
 from dsrs_jax import data, models, noise
-from dsrs_jax.certify import certify, evaluate, lower_bound, proof
-from dsrs_jax.certify.thresholds import threshold
-
-certify_script = load_script("certify.py")
+from dsrs_jax.bounds import lower_bound, threshold
+from dsrs_jax.certify import certify, evaluate
+from dsrs_jax.run.main import main
 
 
 def test_a_run_leaves_certificates_that_hold(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    command = ["--model", model, "--n", "2000", "--skip", "10", "--out", str(out)]
-    assert certify_script.main(command) == 0
+    command = ["certify", "--model", model, "--n", "2000", "--skip", "10", "--out", str(out)]
+    assert main(command) == 0
     printed = capsys.readouterr().out
     assert "Largest radius" in printed and "mean" in printed and "abstain" in printed
 
@@ -46,8 +44,8 @@ def test_a_run_leaves_certificates_that_hold(
         for j, name in enumerate(names, start=1):
             count, drawn = int(row[f"votes_{name}"]), int(row[f"draws_{name}"])
             assert bounds[i, j] == lower_bound(count, drawn, share)
-    value, allowance = evaluate([law, *inside], bounds, multipliers, radius)
-    assert np.all(value - allowance > 0.5)
+    value, error_bound = evaluate([law, *inside], bounds, multipliers, radius)
+    assert np.all(value - error_bound > 0.5)
     plain = certify(law, lower_bound([int(row["votes"]) for row in rows], 2000, 0.001))
     np.testing.assert_array_equal([float(row["radius_np"]) for row in rows], plain.radius)
 
@@ -56,12 +54,12 @@ def test_a_run_leaves_certificates_that_hold(
     # The same command again: everything is there, nothing is drawn or written twice.
     votes = {file: file.read_bytes() for file in record_files(out)}
     table = (out / "certificates.csv").read_bytes()
-    assert certify_script.main(command) == 0
+    assert main(command) == 0
     assert {file: file.read_bytes() for file in record_files(out)} == votes
     assert (out / "certificates.csv").read_bytes() == table
 
     capsys.readouterr()
-    assert certify_script.main([*command, "--n", "3000"]) == 2
+    assert main([*command, "--n", "3000"]) == 2
     assert capsys.readouterr().err.count("n = 2000, not 3000") == 1
     assert {file: file.read_bytes() for file in record_files(out)} == votes
 
@@ -70,34 +68,34 @@ def test_every_radius_is_proved_and_a_killed_proof_goes_on(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    command = ["--model", model, "--n", "2000", "--stop", "8", "--out", str(out)]
-    assert certify_script.main([*command, "--prove"]) == 0
+    command = ["certify", "--model", model, "--n", "2000", "--stop", "8", "--out", str(out)]
+    assert main([*command, "--prove"]) == 0
     assert "0 unproved" in capsys.readouterr().out
     table, proofs = (out / "certificates.csv").read_bytes(), out / "proofs.jsonl"
     for row in rows_of(out):
         for method in ("np", "dsrs"):
             claimed = float(row[f"radius_{method}"]) > 0
             assert row[f"proof_{method}"] == ("proved" if claimed else "")
-    assert proof.main([str(out / "certificates.csv"), "--processes", "1"]) == 0
+    assert main(["prove", str(out), "--processes", "1"]) == 0
     # What was proved is kept; what a kill cut short is proved again.
     lines = proofs.read_text().splitlines(keepends=True)
     assert len(lines) > 3
     proofs.write_text("".join(lines[:2]) + lines[2][:20])
-    assert certify_script.main([*command, "--prove"]) == 0
+    assert main([*command, "--prove"]) == 0
     assert sorted(proofs.read_text().splitlines(keepends=True)) == sorted(lines)
     assert (out / "certificates.csv").read_bytes() == table
     # Pooled rows, two-sided bounds and radii on a grid are proved from the same columns.
-    other = ["--model", model, "--sigma", "0.02", "--n", "300", "--stop", "3"]
+    other = ["certify", "--model", model, "--sigma", "0.02", "--n", "300", "--stop", "3"]
     other += ["--q-threshold", "x+", "--bounds", "two-sided", "--search", "grid", "--prove"]
-    assert certify_script.main([*other, "--out", str(tmp_path / "other")]) == 0
+    assert main([*other, "--out", str(tmp_path / "other")]) == 0
     assert any(row["status"] == "pooled" for row in rows_of(tmp_path / "other"))
 
 
 def test_laws_that_are_drawn_separately(model: str, tmp_path: Path) -> None:
     n, out = 300, tmp_path / "run"
-    command = ["--model", model, "--sigma", "0.02", "--n", str(n), "--stop", "6"]
+    command = ["certify", "--model", model, "--sigma", "0.02", "--n", str(n), "--stop", "6"]
     command += ["--q-threshold", "x+", "--out", str(out)]
-    assert certify_script.main(command) == 0
+    assert main(command) == 0
     rows = rows_of(out)
     law = noise.generalized_gaussian(64, 0.02, K)
     pooled = [row for row in rows if int(row["votes"]) == n]
@@ -115,7 +113,7 @@ def test_laws_that_are_drawn_separately(model: str, tmp_path: Path) -> None:
             assert float(row["radius_dsrs"]) == again.radius[0]
     # Two rules that pool have the same second sample: it counts once.
     both = [*command[:-1], str(tmp_path / "both"), "--q-threshold", "x2+"]
-    assert certify_script.main(both) == 0
+    assert main(both) == 0
     for row, alone in zip(rows_of(tmp_path / "both"), rows, strict=True):
         if int(row["votes"]) == n:
             assert row["votes_threshold_x2+"] == alone["votes_threshold_x+"]
@@ -125,11 +123,11 @@ def test_laws_that_are_drawn_separately(model: str, tmp_path: Path) -> None:
 
 def test_the_grid_keeps_the_last_multiple_that_certifies(model: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = ["--model", model, "--n", "500", "--stop", "12", "--out", str(out)]
-    assert certify_script.main(command) == 0
+    command = ["certify", "--model", model, "--n", "500", "--stop", "12", "--out", str(out)]
+    assert main(command) == 0
     precise = np.array([float(row["radius_dsrs"]) for row in rows_of(out)])
     # The votes are kept: only the search changes.
-    assert certify_script.main([*command, "--search", "grid", "--grid-unit", "0.05"]) == 0
+    assert main([*command, "--search", "grid", "--grid-unit", "0.05"]) == 0
     rows = rows_of(out)
     grid = np.array([float(row["radius_dsrs"]) for row in rows])
     law = noise.generalized_gaussian(64, SIGMA, K)
@@ -178,23 +176,32 @@ def test_a_mistake_is_told_in_one_line_and_nothing_is_written(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command = arguments if "--model" in arguments else ["--model", model, *arguments]
-    try:
-        code = certify_script.main(command)
-    except SystemExit as stop:  # argparse's own way to end
-        code = stop.code
+    given = arguments if "--model" in arguments else ["--model", model, *arguments]
+    assert main(["certify", *given]) == 2
     error = capsys.readouterr().err
-    assert code == 2
-    assert error.count("\n") == 1 and error.startswith("certify.py: ")
+    assert error.count("\n") == 1 and error.startswith("dsrs-jax certify: ")
     assert message in error
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["the run", "its model"])
+def test_a_model_is_given_as_its_folder_or_as_the_run_that_trained_it(
+    place: str, trained: Path, tmp_path: Path
+) -> None:
+    path = trained if place == "the run" else trained / "model"
+    command = ["certify", "--n", "500", "--stop", "2", "--q-inside", "0.5"]
+    assert main([*command, "--model", str(path), "--out", str(tmp_path / "run")]) == 0
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    kept = models.load_model(trained / "model")
+    assert settings["model"] == models.fingerprint(kept)
+    assert (settings["sigma"], settings["k"]) == (SIGMA, K)  # of the training
 
 
 def test_a_model_of_another_data_set_is_refused(
     model: str, mnist_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["--dataset", "mnist", "--data-dir", str(mnist_dir), "--model", model]
-    assert certify_script.main([*command, "--out", str(tmp_path / "run")]) == 2
+    command = ["certify", "--dataset", "mnist", "--data-dir", str(mnist_dir), "--model", model]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 2
     assert "digits_cnn takes images (8, 8, 1)" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -203,9 +210,9 @@ def test_mnist_is_certified_from_its_files(mnist_dir: Path, tmp_path: Path) -> N
     """A mnist_43 that nobody trained: its votes are real, and so are the counts."""
     metadata = models.ModelMetadata("mnist_43", "mnist", (28, 28, 1), 10, 0.5, 380.0, 2.0)
     models.save_model(tmp_path / "model", models.build("mnist_43", seed=0), metadata)
-    command = ["--dataset", "mnist", "--data-dir", str(mnist_dir)]
+    command = ["certify", "--dataset", "mnist", "--data-dir", str(mnist_dir)]
     command += ["--model", str(tmp_path / "model"), "--n", "60", "--stop", "2", "--q-inside", "0.5"]
-    assert certify_script.main([*command, "--out", str(tmp_path / "run")]) == 0
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
     rows = rows_of(tmp_path / "run")
     assert [int(row["label"]) for row in rows] == data.load("mnist", "test", mnist_dir).labels[
         :2

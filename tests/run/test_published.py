@@ -4,6 +4,7 @@ The study in `made` has images for every case; its intervals come from counts th
 """
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +12,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from script_loader import load_script
 
-from dsrs_jax import published
-from dsrs_jax.certify import certify, evaluate, interval, lower_bound, recover_votes
-from dsrs_jax.certify.thresholds import threshold
+from dsrs_jax.bounds import Bound, interval, lower_bound, recover_votes, threshold
+from dsrs_jax.certify import Solver, certify, evaluate
 from dsrs_jax.noise import generalized_gaussian
-from dsrs_jax.report import published as layout
+from dsrs_jax.run import published_layout as layout
+from dsrs_jax.run import published_study
+from dsrs_jax.run.main import main
+from dsrs_jax.run.published_study import Loaded, Result, StudyOptions
+from dsrs_jax.run.settings import LawOptions
+from dsrs_jax.votes import State
 
 N, ALPHA, SHARE = 50_000, 0.001, 0.0005
 LAW = generalized_gaussian(784, 0.5, 380.0)
 MODEL = ["--model-name", "net.pth", "--dataset", "mnist", "--k", "380", "--sigma", "0.5"]
 
+NAMES = ("all", "sigma_0.4", "threshold_x+")
+
 # index: (votes under P, votes under Q of sigma 0.4, draws of each)
 COUNTS = {
-    0: (49_500, 49_900, N),  # joint
+    0: (49_500, 49_900, N),  # both bind
     10: (45_000, 45_200, N),  # Q's interval holds what the worst classifier gives: P
     20: (45_000, 40_000, N),  # Q's lies below it
     30: (40_000, 49_999, N),  # P is slack
@@ -66,17 +72,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-script = load_script("certify.py")
-
-
 def rows_of(file: Path) -> dict[int, dict[str, str]]:
     with open(file) as stream:
         return {int(row["index"]): row for row in csv.DictReader(stream)}
 
 
 def certified(directory: Path, out: Path, *more: str) -> dict[int, dict[str, str]]:
-    command = ["--published", str(directory), *MODEL, *more, "--out", str(out)]
-    assert script.main(command) == 0
+    assert main(["published", str(directory), *MODEL, *more, "--out", str(out)]) == 0
     return rows_of(out / "certificates.csv")
 
 
@@ -87,7 +89,7 @@ def test_every_case_has_its_status_and_a_true_radius(
     printed = capsys.readouterr().out
     assert "4 where the paper would use a negative multiplier" in " ".join(printed.split())
     status = {index: row["status"] for index, row in rows.items()}
-    expected = {0: "joint", 10: "P", 20: "P-below", 30: "Q-below", 50: "no-bound", 60: "none"}
+    expected = {0: "dsrs", 10: "P", 20: "P-below", 30: "Q-below", 50: "no-bound", 60: "none"}
     assert {index: status[index] for index in expected} == expected
     assert status[70] == "Q-below" and status[80] == "none" and status[90] == "unpaired"
     for index, row in rows.items():
@@ -118,10 +120,10 @@ def test_one_sided_bounds_come_from_the_counts_and_certify_more(made: Path, tmp_
 
 
 def test_several_laws_each_alone_and_jointly(made: Path, tmp_path: Path) -> None:
-    command = ["--published", str(made), *MODEL, "--q-sigma", "0.4", "--q-threshold", "x+"]
-    assert script.main([*command, "--out", str(tmp_path)]) == 0
+    command = ["published", str(made), *MODEL, "--q-sigma", "0.4", "--q-threshold", "x+"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
     alone = [rows_of(tmp_path / f"certificates-{n}.csv") for n in ("sigma_0.4", "threshold_x+")]
-    joint = rows_of(tmp_path / "certificates-joint.csv")
+    joint = rows_of(tmp_path / "certificates-all.csv")
     for index, (votes, extra, draws) in COUNTS.items():
         truncated, both = alone[1][index], joint[index]
         published_low = published_interval(votes, draws)[0]
@@ -142,13 +144,13 @@ def test_several_laws_each_alone_and_jointly(made: Path, tmp_path: Path) -> None
         LAW.with_sigma(0.4),
         LAW.truncated(float(row["quantile_threshold_x+"]), float32=False),
     )
-    value, allowance = evaluate(
+    value, error_bound = evaluate(
         laws,
         [[float(row[f"lower_{name}"]) for name in names]],
         [[float(row[f"multiplier_{name}"]) for name in names]],
         [float(row["radius_dsrs"])],
     )
-    assert value - allowance > 0.5
+    assert value - error_bound > 0.5
 
 
 def test_published_certificates_are_proved_where_their_counts_are_known(
@@ -156,12 +158,18 @@ def test_published_certificates_are_proved_where_their_counts_are_known(
 ) -> None:
     command = ["--q-sigma", "0.4", "--q-threshold", "x+", "--bounds", "two-sided", "--prove"]
     out = tmp_path / "out"
-    assert script.main(["--published", str(made), *MODEL, *command, "--out", str(out)]) == 0
-    for name in ("sigma_0.4", "threshold_x+", "joint"):
+    assert main(["published", str(made), *MODEL, *command, "--out", str(out)]) == 0
+    for name in NAMES:
         for row in rows_of(out / f"certificates-{name}.csv").values():
             for method in ("np", "dsrs"):
                 claimed = float(row[f"radius_{method}"]) > 0
                 assert row[f"proof_{method}"] == ("proved" if claimed else "")
+    capsys.readouterr()
+    # The folder is proved again from its files alone, each under its name.
+    assert main(["prove", str(out), "--processes", "1"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.partition(": ")[0] for line in printed] == [f"certificates-{n}.csv" for n in NAMES]
+    assert all(f": {len(COUNTS)} rows: " in line and " 0 unproved, " in line for line in printed)
     # An interval of other draws than the file's name says: no counts, no proof, exit code 1.
     other = tmp_path / "other" / "sampling" / "net.pth"
     other.mkdir(parents=True)
@@ -170,8 +178,8 @@ def test_published_certificates_are_proved_where_their_counts_are_known(
     lines = [f"o 0 {low} {high}", f"o 1 {known[0]} {known[1]}"]
     (other / f"general-gaussian-380-0.5-{N}-{SHARE}.txt").write_text("\n".join(lines) + "\n")
     capsys.readouterr()
-    command = ["--published", str(tmp_path / "other"), *MODEL, "--alpha", str(SHARE), "--prove"]
-    assert script.main([*command, "--out", str(tmp_path / "unknown")]) == 1
+    command = ["published", str(tmp_path / "other"), *MODEL, "--alpha", str(SHARE), "--prove"]
+    assert main([*command, "--out", str(tmp_path / "unknown")]) == 1
     assert "counts of votes are not known" in " ".join(capsys.readouterr().out.split())
     rows = rows_of(tmp_path / "unknown" / "certificates.csv")
     assert rows[0]["proof_np"].startswith("unproved: ") and rows[1]["proof_np"] == "proved"
@@ -198,11 +206,11 @@ def test_our_radii_are_written_in_the_published_layout(made: Path, tmp_path: Pat
         (["--q-sigma", "0.4", "--n", "100000"], "no general-gaussian-380-0.5-100000-0.0005.txt"),
         (["--alpha", "0.001"], "no general-gaussian-380-0.5-50000-0.001.txt"),
         (["--q-sigma", "0.4", "--model-name", "other.pth"], "no other.pth"),
-        (["--q-sigma", "0.4", "--published", "no/such/folder"], "no folder no/such/folder"),
         (["--q-sigma", "0.4", "--q-sigma", "0.4"], "twice"),
         (["--q-threshold", "x3"], "x2"),
-        (["--q-sigma", "0.4", "--seed", "3"], "--seed means nothing with --published"),
-        (["--q-sigma", "0.4", "--q-inside", "0.5"], "--q-inside means nothing"),
+        (["--q-sigma", "0.4", "--seed", "3"], "unrecognized arguments: --seed 3"),
+        (["--q-sigma", "0.4", "--q-inside", "0.5"], "unrecognized arguments: --q-inside 0.5"),
+        (["--q-sigma", "0.4", "--dataset", "npz"], "invalid choice: 'npz'"),
         (["--q-sigma", "0.4", "--start", "200"], "--start"),
         (["--q-sigma", "0.4", "--noise", "gaussian"], "k = 0"),
     ],
@@ -216,23 +224,22 @@ def test_a_mistake_is_told_in_one_line_and_nothing_is_written(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert script.main(["--published", str(made), *MODEL, *more]) == 2
+    assert main(["published", str(made), *MODEL, *more]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and error.startswith("certify.py: ")
+    assert error.count("\n") == 1 and error.startswith("dsrs-jax published: ")
     assert message in error
     assert list(tmp_path.iterdir()) == []
 
 
-def test_options_of_one_way_are_refused_by_the_other(
-    made: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert script.main(["--published", "DIR", "--dataset", "mnist"]) == 2
-    assert "--published needs --model-name" in capsys.readouterr().err
-    assert script.main(["--write-published", "DIR"]) == 2
-    assert "--write-published means nothing without --published" in capsys.readouterr().err
-    command = ["--published", str(made), "--model-name", "m", "--sigma", "0.5", "--k", "3"]
-    assert script.main([*command, "--dataset", "npz"]) == 2
-    assert "--published does not know the images of 'npz'" in capsys.readouterr().err
+def test_what_names_no_study_is_told(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["published", "no/such/folder", *MODEL]) == 2
+    assert "no folder no/such/folder" in capsys.readouterr().err
+    assert main(["published", str(made), "--dataset", "mnist"]) == 2
+    assert "required: --model-name" in capsys.readouterr().err
+    assert main(["published", *MODEL]) == 2
+    assert "required: DIR" in capsys.readouterr().err
+    assert main(["certify", "--write-published", "DIR"]) == 2
+    assert "unrecognized arguments: --write-published DIR" in capsys.readouterr().err
 
 
 @given(
@@ -245,6 +252,22 @@ def test_counts_are_recovered_from_intervals(counts: tuple[int, int], alpha: flo
     assert recover_votes([low], [high], draws, alpha) == [votes]
     if high < 1 - 1e-8:  # another upper end is another sample's
         assert recover_votes([low], [min(high + 1e-8, 1.0)], draws, alpha) == [-1]
+
+
+def load(directory: Path, model: str, dataset: str, k: float, sigma: float, **q: tuple) -> Loaded:
+    """A study of the paper's authors."""
+    law = LawOptions(sigma=sigma, k=float(k))
+    return published_study.load(
+        StudyOptions(
+            published=str(directory), model_name=f"{model}.pth", dataset=dataset, law=law, **q
+        )
+    )
+
+
+def two_sided(loaded: Loaded) -> Result:
+    """Certificates from the authors' own bounds."""
+    protocol = dataclasses.replace(loaded.protocol, bound=Bound.TWO_SIDED)
+    return published_study.certify_with(loaded, [0], protocol)
 
 
 # Of each dimension and each kind of Q one file and of the x+ rule one: the others are in
@@ -263,81 +286,67 @@ FILES = [
 def test_published_radii_agree(
     published_dir: Path, model: str, dataset: str, k: int, sigma: float, q: dict[str, tuple]
 ) -> None:
-    settings = published.Settings(
-        published=str(published_dir),
-        model_name=f"{model}.pth",
-        dataset=dataset,
-        k=float(k),
-        sigma=sigma,
-        **q,
-    )
-    loaded = published.load(settings)
-    two = published.certify_with(loaded, [0], one_sided=False)
-    extra = loaded.extra[0]
-    file = loaded.study.double_sampling(sigma=extra.sigma, threshold=extra.threshold)
+    loaded = load(published_dir, model, dataset, k, sigma, **q)
+    two = two_sided(loaded)
+    file = published_study.file_of(loaded.study, loaded.extra[0])
     start = layout.read_radii(loaded.study.neyman_pearson())
-    found = published.compare(loaded, two, layout.read_radii(file), start)
+    found = published_study.compare(two, layout.read_radii(file), start)
     assert found.images + found.left_out == 1000
     # Larger than ours only where the authors took a negative multiplier.
     assert np.all(found.negative[found.above]) and found.above.sum() <= 3
     # Shorter by more than the grid only where P is slack, and their search took a weaker bound.
-    slack = np.char.startswith(found.status, "Q")
+    slack = np.char.startswith(found.status.astype(str), "Q")
     assert np.mean(found.behind[~slack]) < 0.005
-    assert set(two.joint.path) <= {"fast", ""}
+    assert set(two.certificates.dsrs.solver) <= {Solver.FAST, Solver.NONE}
 
-    plain = np.array([start[index] for index in loaded.index.tolist()])
-    difference = np.abs(two.plain.radius - plain)[plain > 0.0]
+    plain = np.array([start[index] for index in loaded.table.index.tolist()])
+    difference = np.abs(two.certificates.neyman_pearson.radius - plain)[plain > 0.0]
     assert np.mean(difference > 1e-5) <= 0.01
     # The authors' table look-up is coarse just above 1/2.
     assert difference.max() < 3e-4
 
-    one = published.certify_with(loaded, [0], one_sided=True)
-    assert np.all(one.radius >= two.radius) and one.radius.mean() > two.radius.mean()
-    assert set(one.joint.path) <= {"fast", ""}
+    one = published_study.certify_with(loaded, [0]).certificates
+    assert np.all(one.radius >= two.certificates.radius)
+    assert one.radius.mean() > two.certificates.radius.mean()
+    assert set(one.dsrs.solver) <= {Solver.FAST, Solver.NONE}
     # Votes were not recovered only where the sampler had stopped: at most 1,000 of 4,000.
-    for sample in (loaded.base, extra.sample):
-        unknown = sample.present & (sample.votes < 0)
-        assert np.all(sample.high[unknown] < 0.3)
+    table = loaded.table
+    unknown = (table.state == State.COMPLETE) & (table.votes < 0)
+    assert table.intervals is not None and np.all(table.intervals.high[unknown] < 0.3)
 
 
 def test_published_radii_above_ours_are_refuted(published_dir: Path) -> None:
     """A classifier with probabilities inside all intervals loses within the published radius."""
-    settings = published.Settings(
-        published=str(published_dir),
-        model_name="cohen-cifar-1530-0.50.pth",
-        dataset="cifar10",
-        k=1530.0,
-        sigma=0.5,
-        q_sigma=(0.45,),
-    )
-    loaded = published.load(settings)
-    result = published.certify_with(loaded, [0], one_sided=False)
-    radii = layout.read_radii(loaded.study.double_sampling(sigma=0.45))
-    row = int(np.flatnonzero(loaded.index == 10)[0])
-    assert radii[10] > result.radius[row] + 0.05 and result.refuted[row]
-    # The classifier is right where the moved density is below h; it is drawn from here.
-    weights, radius = result.joint.multipliers[row], result.joint.radius[row] + 1e-3
-    rng, law, draws = np.random.default_rng(0), loaded.law, 2_000_000
+    loaded = load(published_dir, "cohen-cifar-1530-0.50", "cifar10", 1530, 0.5, q_sigma=(0.45,))
+    found = two_sided(loaded)
+    certificates = found.certificates.dsrs
+    radii = layout.read_radii(published_study.file_of(loaded.study, loaded.extra[0]))
+    row = int(np.flatnonzero(loaded.table.index == 10)[0])
+    assert radii[10] > certificates.radius[row] + 0.05 and found.refuted[row]
+    # The classifier is right where the shifted density is below h; it is drawn from here.
+    weights, radius = certificates.multipliers[row], certificates.radius[row] + 1e-3
+    rng, law, draws = np.random.default_rng(0), loaded.table.base, 2_000_000
     extra = law.with_sigma(0.45)
 
     def log_density(square: np.ndarray, scale: float) -> np.ndarray:
         return -law.k * np.log(square) - square / scale**2 - 2 * law.shape * np.log(scale)
 
-    def right(scale: float, moved: bool) -> float:
+    def right(scale: float, shifted: bool) -> float:
         square = scale**2 * rng.gamma(law.shape, size=draws)
         along = rng.standard_normal(draws)
         cosine = along / np.sqrt(along**2 + rng.chisquare(law.dimension - 1, draws))
-        sign = 2.0 if moved else -2.0
+        sign = 2.0 if shifted else -2.0
         other = square + radius**2 + sign * np.sqrt(square) * radius * cosine
-        own, away = (other, square) if moved else (square, other)
+        own, away = (other, square) if shifted else (square, other)
         h = np.logaddexp(
             np.log(weights[0]) + log_density(own, law.scale),
             np.log(weights[1]) + log_density(own, extra.scale),
         )
         return float(np.mean(log_density(away, law.scale) < h))
 
-    p, q = loaded.base, loaded.extra[0].sample
+    assert loaded.table.intervals is not None
+    low, high = loaded.table.intervals.low[row], loaded.table.intervals.high[row]
     noise = 4 * 0.5 / np.sqrt(draws)
-    assert p.low[row] - noise < right(law.scale, False) < p.high[row]
-    assert q.low[row] - noise < right(extra.scale, False) < q.high[row]
+    assert low[0] - noise < right(law.scale, False) < high[0]
+    assert low[1] - noise < right(extra.scale, False) < high[1]
     assert right(law.scale, True) < 0.5 + noise

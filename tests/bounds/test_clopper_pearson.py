@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dsrs_jax.certify import interval, lower_bound
-from dsrs_jax.errors import UserError
+from dsrs_jax.bounds import interval, lower_bound
+from dsrs_jax.system.errors import UserError
 
 ALPHAS = st.floats(1e-9, 0.4)
 COUNTS = st.integers(1, 200_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))

@@ -1,0 +1,169 @@
+"""Files of certificates are proved; what is damaged is told, and nothing else is lost."""
+
+import csv
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dsrs_jax.bounds import Protocol
+from dsrs_jax.certify import certify_table
+from dsrs_jax.noise import generalized_gaussian
+from dsrs_jax.proof import check, schema
+from dsrs_jax.votes import VoteTable
+
+N, ALPHA = 50_000, 0.001
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def table() -> str:
+    """certificates.csv of four images, the last of radius 0."""
+    law = generalized_gaussian(784, 0.5, 380.0)
+    votes = [49_900, 49_000, 40_000, 20_000]
+    inside = [49_990, 49_500, 43_000, 20_000]
+    counted = VoteTable.from_counts(
+        (law, law.truncated(0.7)),
+        np.transpose([votes, inside]),
+        N,
+        names=["p", "inside_0.7"],
+        index=range(0, 40, 10),
+    )
+    return schema.text(schema.columns(certify_table(counted, Protocol(ALPHA))))
+
+
+def edited(table: str, row: int, **fields: str) -> str:
+    rows = list(csv.DictReader(io.StringIO(table)))
+    rows[row] |= fields
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def verdict(
+    text: str | bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str]:
+    file = tmp_path / "certificates.csv"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    code = check.main([str(file), "--processes", "1"])
+    return code, capsys.readouterr().out
+
+
+def test_a_file_is_proved(table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, printed = verdict(table, tmp_path, capsys)
+    assert code == 0
+    assert printed == "4 rows: 6 radii proved, 0 unproved, 2 are 0 and claim nothing\n"
+    # The bounds and g of the fast path are not believed, nor are they needed.
+    poorer = edited(table, 1, lower_p="nonsense", value="0")
+    assert verdict(poorer, tmp_path, capsys)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"radius_dsrs": "9.0"}, "below 1/2"),
+        ({"radius_dsrs": "nan"}, "radius_dsrs is nan"),
+        ({"radius_np": "-1"}, "negative"),
+        ({"radius_np": "x"}, "not a number"),
+        ({"multiplier_inside_0.7": "-0.5"}, "multiplier is negative"),
+        ({"multiplier_np": "inf"}, "multiplier_np is inf"),
+        ({"multiplier_np": "0"}, "all multipliers are 0"),
+        ({"votes_inside_0.7": "60000"}, "impossible counts"),
+        ({"votes_inside_0.7": "-1"}, "not known"),
+        ({"votes": "48999.5"}, "not a whole number"),
+        ({"k": "400"}, "k is outside"),
+        ({"sigma": "0"}, "sigma is outside"),
+        ({"cutoff_inside_0.7": "-3"}, "cutoff is outside"),
+        ({"alpha_dsrs": "0"}, "alpha_dsrs is outside"),
+        ({"bounds": "none"}, "one-sided or two-sided"),
+        ({"bounds": "two-sided"}, "below 1/2"),
+        ({"status": "pooled"}, "pooled"),
+    ],
+)
+def test_a_damaged_row_is_told_and_nothing_else_is_lost(
+    table: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    fields: dict[str, str],
+    reason: str,
+) -> None:
+    code, printed = verdict(edited(table, 1, **fields), tmp_path, capsys)
+    assert code == 1
+    lines = printed.splitlines()
+    assert all(line.startswith("unproved: row 2 (index 10)") for line in lines[:-1])
+    assert any(reason in line for line in lines[:-1])
+    proved = 6 - len(lines[:-1])
+    assert lines[-1].startswith(f"4 rows: {proved} radii proved") and proved >= 4
+
+
+def test_lines_that_are_cut_or_garbled(
+    table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = table.splitlines(keepends=True)
+    quoted = [*lines[:2], '"' + lines[2], *lines[3:]]
+    code, printed = verdict("".join(quoted), tmp_path, capsys)
+    assert code == 1 and "4 radii proved, 1 unproved" in printed and "row 2" in printed
+    code, printed = verdict(table[:-4], tmp_path, capsys)
+    assert code == 1 and "row 4" in printed and "6 radii proved, 1 unproved" in printed
+    code, printed = verdict("".join(lines[:3]) + lines[3][:30], tmp_path, capsys)
+    assert code == 1 and "row 3" in printed and "4 radii proved, 1 unproved" in printed
+    garbled = table.encode().splitlines(keepends=True)
+    garbled[3] = b"\xff\x00\xfe" + garbled[3][:40] + b"\n"
+    code, printed = verdict(b"".join(garbled), tmp_path, capsys)
+    assert code == 1 and "row 3" in printed and "4 radii proved, 1 unproved" in printed
+
+
+def test_what_is_no_file_of_certificates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text("index,radius\n0,1.0\n")
+    for file, message in ((tmp_path / "none.csv", "cannot read"), (other, "no column dimension")):
+        assert check.main([str(file)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and message in error
+
+
+def test_all_files_of_a_folder(
+    table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check.main([str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "no certificates.csv" in error
+    for name, text in (("", table), ("-sigma_0.4", edited(table, 1, radius_np="x"))):
+        (tmp_path / f"certificates{name}.csv").write_text(text)
+    assert check.main([str(tmp_path), "--processes", "1"]) == 1
+    printed = capsys.readouterr().out
+    assert "certificates.csv: 4 rows: 6 radii proved" in printed
+    assert "certificates-sigma_0.4.csv: unproved: row 2" in printed
+    assert "5 radii proved, 1 unproved" in printed
+
+
+def test_a_column_that_stands_twice_is_refused(table: str, tmp_path: Path) -> None:
+    file = tmp_path / "certificates.csv"
+    file.write_text("\n".join(f"{line},{line.split(',')[0]}" for line in table.splitlines()) + "\n")
+    with pytest.raises(schema.NoCertificates, match="two columns of one name"):
+        check.check(file)
+
+
+def test_the_checker_needs_neither_jax_nor_numpy(table: str, tmp_path: Path) -> None:
+    file = tmp_path / "certificates.csv"
+    file.write_text(table)
+    blocked = tmp_path / "blocked"
+    for name in ("jax", "jaxlib", "numpy", "scipy", "flax", "rich", "jaxtyping"):
+        (blocked / name).mkdir(parents=True)
+        (blocked / name / "__init__.py").write_text("raise ImportError('not installed here')\n")
+    finished = subprocess.run(
+        [sys.executable, "-m", "dsrs_jax.proof", str(file), "--processes", "2"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{blocked}:{ROOT}", "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "6 radii proved, 0 unproved" in finished.stdout and finished.stderr == ""

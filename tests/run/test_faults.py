@@ -1,0 +1,132 @@
+"""Runs in which things go wrong: lost hosts, full disks, damaged images."""
+
+import resource
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from certify_runs import IMAGES, WORK, record_files, recorded, rows_of, wait_for_more
+from PIL import Image
+
+from dsrs_jax import data
+from dsrs_jax.run.main import main
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+def _joined(command: list[str], processes: int) -> list[list[str]]:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    return [
+        [*command, "--coordinator", f"localhost:{port}", "--num-processes", str(processes),
+         "--process-id", str(number), "--patience", "3"]
+        for number in range(processes)
+    ]  # fmt: skip
+
+
+def test_a_lost_process_costs_its_share_and_any_number_completes_it(
+    model: str, whole: bytes, start: Start, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    command = ["--model", model, *WORK, "--batch", "1", "--out", str(out)]
+
+    # Of two, the second is lost: the first gathers the records, and says what is missing.
+    first, second = [start(one) for one in _joined(command, 2)]
+    assert wait_for_more([first, second], out, 0, process=1)
+    second.kill()
+    second.communicate()
+    _, error = first.communicate(timeout=600)
+    assert first.returncode == 1
+    assert error.count("\n") == 1
+    assert "missing (lost processes: 1)" in error
+    assert f"dsrs-jax certify --model {model}" in error
+    assert "--coordinator" not in error
+    assert recorded(out, 0) == IMAGES // 2  # its whole share
+    assert not (out / "certificates.csv").exists()
+
+    # Three of two devices take up what two began, and agree on what is missing; the one that
+    # would gather the records is lost.
+    before = [recorded(out, number) for number in range(3)]
+    missing = range(IMAGES - sum(before))
+    others = [start(one, devices=2) for one in _joined(command, 3)]
+    assert wait_for_more(others, out, len(record_files(out)))
+    others[0].kill()
+    others[0].communicate()
+    for number in (1, 2):
+        _, error = others[number].communicate(timeout=600)
+        assert others[number].returncode == 0, error
+        assert recorded(out, number) - before[number] == len(missing[number::3])
+    assert not (out / "certificates.csv").exists()
+
+    # One alone completes it.
+    assert main(["certify", *command]) == 0
+    assert recorded(out) == IMAGES  # none of them twice
+    assert (out / "certificates.csv").read_bytes() == whole
+
+
+def test_a_full_disk_stops_a_run_in_one_line_and_it_can_go_on(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["certify", "--model", model, "--n", "1000", "--skip", "2", "--q-inside", "0.5"]
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    capsys.readouterr()
+    # Files of more than 700 bytes do not fit: config.json does, soon some file of records not.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))
+    try:
+        assert main([*command, "--out", str(tmp_path / "run")]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "cannot write" in error and "File too large" in error
+    assert (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run" / "certificates.csv").exists()
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    written = [(tmp_path / name / "certificates.csv").read_bytes() for name in ("run", "whole")]
+    assert written[0] == written[1]
+
+
+def test_a_damaged_image_is_named_and_all_others_are_certified(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits, folder, out = data.load("digits"), tmp_path / "images", tmp_path / "run"
+    for index in range(12):
+        image, label = digits[index]
+        file = folder / str(label) / f"{index:03d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.round(image[..., 0] * 255).astype(np.uint8)).save(file)
+    images = data.load("folder", "test", folder)
+    broken = sorted(folder.rglob("*.png"))[4]
+    good = broken.read_bytes()
+    broken.write_bytes(good[: len(good) // 2])
+    command = ["certify", "--dataset", "folder", "--data-dir", str(folder), "--model", model]
+    command += ["--n", "1000", "--q-inside", "0.5", "--out", str(out)]
+    assert main(command) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "1 image (index 4) could not be read" in captured.err
+    assert str(broken) in captured.out.replace("\n", "")
+    rows = rows_of(out)
+    assert [row["status"] == "unreadable" for row in rows] == [i == 4 for i in range(12)]
+    assert float(rows[4]["radius_dsrs"]) == float(rows[4]["radius_np"]) == 0.0
+    assert sum(float(row["radius_dsrs"]) > 0 for row in rows) > 2
+    before = {file: file.read_bytes() for file in record_files(out)}
+    # Mended, it is drawn, and nothing else is.
+    broken.write_bytes(good)
+    assert main(command) == 0
+    mended = rows_of(out)
+    assert [int(row["label"]) for row in mended] == [images[i][1] for i in range(12)]
+    assert [row for i, row in enumerate(mended) if i != 4] == [
+        row for i, row in enumerate(rows) if i != 4
+    ]
+    new = [file for file in record_files(out) if file not in before]
+    assert sum(file.read_text().count("\n") for file in new) == 1
+    shutil.rmtree(folder)
+    assert main(command) == 2
+    assert "no such folder" in capsys.readouterr().err

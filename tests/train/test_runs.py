@@ -1,0 +1,186 @@
+"""The command: a killed run ends as if it had not been, processes train together, mistakes."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dsrs_jax import models
+from dsrs_jax.run.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = [
+    "train", "--method", "smoothmix", "--sigma", "0.5", "--k", "28", "--k-warmup", "3",
+    "--batch", "128", "--num-noise-vec", "2", "--num-steps", "1", "--epochs", "10", "--lr", "0.05",
+]  # fmt: skip
+
+
+def _start(arguments: list[str]) -> subprocess.Popen[str]:
+    """The command in a process of its own, on one device."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "dsrs_jax", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _rows(out: Path) -> list[dict[str, str]]:
+    with open(out / "metrics.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    return [{n: v for n, v in row.items() if n != "images_per_second"} for row in rows]
+
+
+def _fingerprint(out: Path) -> str:
+    return models.fingerprint(models.load_model(out / "model"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert main([*COMMAND, "--out", str(out)]) == 0
+    return out
+
+
+def test_a_run_leaves_its_last_state_and_a_row_an_epoch(whole: Path) -> None:
+    assert [int(row["epoch"]) for row in _rows(whole)] == list(range(10))
+    assert list(whole.glob("events.out*"))
+    assert [path.name for path in whole.glob("state-*")] == ["state-10"]
+
+
+def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed = tmp_path / "killed"
+    process = _start([*COMMAND, "--out", str(killed)])
+    deadline = time.monotonic() + 300
+    while not (killed / "state-2").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert not (killed / "state-10").exists()  # it was killed in the middle
+    assert main([*COMMAND, "--out", str(killed)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    resume = [*COMMAND, "--resume", "--out", str(killed)]
+    assert main([*resume, "--sigma", "0.6"]) == 2
+    assert "begun with sigma = 0.5, not 0.6" in capsys.readouterr().err
+    assert main(resume) == 0
+    assert _fingerprint(killed) == _fingerprint(whole)
+    assert _rows(killed) == _rows(whole)
+    # More epochs may be asked for later; what is done is done.
+    assert main([*resume, "--epochs", "11"]) == 0
+    assert _rows(killed)[:10] == _rows(whole) and len(_rows(killed)) == 11
+
+
+def test_training_starts_from_a_run_or_its_model(whole: Path, tmp_path: Path) -> None:
+    for name, source in (("run", whole), ("model", whole / "model")):
+        more = ["--epochs", "1", "--pretrained", str(source), "--out", str(tmp_path / name)]
+        assert main([*COMMAND, *more]) == 0
+        recipe = json.loads((tmp_path / name / "recipe.json").read_text())
+        assert recipe["pretrained"] == _fingerprint(whole)
+    again = _rows(tmp_path / "run")
+    assert again == _rows(tmp_path / "model")
+    # Without noise that grows, its first epoch goes on where the run ended.
+    assert float(again[0]["loss"]) < 0.9 * float(_rows(whole)[0]["loss"])
+
+
+def _two_processes(*more: list[str]) -> list[tuple[int, str]]:
+    """(exit code, what it said to stderr) of each; `more` are arguments of each alone."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    joined = ["--coordinator", f"localhost:{port}", "--num-processes", "2"]
+    processes = [
+        _start([*COMMAND, *joined, "--process-id", str(number), *own])
+        for number, own in enumerate(more)
+    ]
+    said = [process.communicate(timeout=300)[1] for process in processes]
+    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+
+
+def test_two_processes_continue_as_one_process_would(whole: Path, tmp_path: Path) -> None:
+    """What one process began; each has a device of its own, and no disk is common to both."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main([*COMMAND, "--epochs", "1", "--out", str(first)]) == 0
+    more = ["--epochs", "3", "--resume", "--out"]
+    assert _two_processes([*more, str(first)], [*more, str(second)]) == [(0, ""), (0, "")]
+    assert not second.exists()  # the first alone writes
+    assert len(_rows(first)) == 3
+    for ours, theirs in zip(_rows(first), _rows(whole)[:3], strict=True):
+        for name, value in theirs.items():
+            assert float(ours[name]) == pytest.approx(float(value), rel=1e-4, abs=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (["--out", "a_file/run"], ["--out", "run"], "cannot make the folder"),
+        (["--out", "run"], ["--out", "run", "--sigma", "0.6"], "other settings or other data"),
+        (["--out", "run"], ["--out", "run", "--pretrained", "none"], "no such checkpoint"),
+    ],
+)
+def test_a_mistake_in_one_process_ends_them_all(
+    first: list[str],
+    second: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a_file").write_text("")
+    ended = _two_processes(first, second)
+    assert [code for code, _ in ended] == [2, 2]
+    assert all(text.count("\n") == 1 for _, text in ended)
+    assert sum(message in text for _, text in ended) == 1
+    assert sum("another process of this run failed" in text for _, text in ended) == 1
+    assert not (tmp_path / "run" / "state-1").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--arch", "vit"], "invalid choice"),
+        (["--arch", "mnist_43"], "mnist_43 takes images (28, 28, 1)"),
+        (["--method", "trades"], "invalid choice"),
+        (["--dataset", "svhn"], "invalid choice"),
+        (["--dataset", "mnist"], "--data-dir"),
+        (["--dataset", "cifar10"], "--dataset cifar10 needs --arch"),
+        (["--k", "32"], "2k < 64"),
+        (["--sigma", "0"], "sigma must be positive"),
+        (["--epochs", "0"], "epochs must be positive"),
+        (["--batch", "-1"], "batch must be positive"),
+        (["--lr", "nan"], "learning rate must be positive"),
+        (["--num-noise-vec", "200", "--batch", "100"], "cannot be cut into 200 parts"),
+        (["--pretrained", "no/such/model"], "no such checkpoint"),
+        (["--out", "taken"], "exists and holds no run"),
+        (["--out", "a_file/run"], "cannot make the folder"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_before_the_first_epoch(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").write_text("all of it\n")
+    (tmp_path / "a_file").write_text("")
+    code = main(["train", "--epochs", "1", "--out", "run", *arguments])
+    error = capsys.readouterr().err
+    assert code == 2 and message in error
+    assert error.count("\n") == 1 and error.startswith("dsrs-jax train: ")
+    assert not list(tmp_path.glob("*/state-*"))
+    assert (tmp_path / "taken" / "thesis.tex").read_text() == "all of it\n"

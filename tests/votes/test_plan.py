@@ -1,0 +1,95 @@
+"""The plan of a run: the names and the order of its laws, and what each image's law is."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsrs_jax.bounds import Protocol, lower_bound, threshold
+from dsrs_jax.noise import RadialLaw, generalized_gaussian
+from dsrs_jax.system.errors import UserError
+from dsrs_jax.votes import Kind, SamplingPlan, SecondLaw, second_laws
+
+LAW = generalized_gaussian(64, 0.5, 28)
+PROTOCOL = Protocol(alpha=0.001)
+
+
+def test_the_columns_are_p_and_then_each_kind_in_turn() -> None:
+    extra = second_laws(inside=(0.8, 0.2), sigma=(0.4, 0.3), threshold=("x2+", "0.50"))
+    plan = SamplingPlan(LAW, extra, 1000)
+    assert plan.names == (
+        "p", "inside_0.2", "inside_0.8", "sigma_0.4", "sigma_0.3", "threshold_x2+", "threshold_0.5",
+    )  # fmt: skip
+    assert [law.value for law in plan.of_kind(Kind.SIGMA)] == [0.4, 0.3]
+    assert plan.cutoffs == [LAW.truncated(0.2).cutoff, LAW.truncated(0.8).cutoff]
+    assert SamplingPlan(LAW, (), 1000).names == ("p",) and SamplingPlan(LAW, (), 1).cutoffs == []
+
+
+@given(st.sampled_from([Kind.INSIDE, Kind.SIGMA]), st.floats(1e-12, 1.0, exclude_max=True))
+def test_a_name_says_its_number_exactly(kind: Kind, value: float) -> None:
+    written = SecondLaw(kind, value).name.removeprefix(f"{kind}_")
+    assert float(written) == value
+    # And no longer than it must be.
+    assert len(written) <= len(repr(value))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"inside": (0.5, 0.2, 0.5)}, "--q-inside was given the same value twice: 0.5"),
+        ({"sigma": (0.4, 0.4)}, "--q-sigma .* twice"),
+        ({"threshold": ("x", "x")}, "--q-threshold .* twice"),
+        ({"threshold": ("0.5", "0.50")}, "--q-threshold .* twice"),
+        ({"threshold": ("x3",)}, "x2"),
+        ({"threshold": ("1.5",)}, r"\(0, 1\)"),
+    ],
+)
+def test_the_same_law_twice_and_unknown_rules_are_refused(
+    given: dict[str, tuple], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        second_laws(**given)
+
+
+@pytest.mark.parametrize(
+    ("extra", "n", "message"),
+    [
+        (second_laws(sigma=(0.5,)), 10, "--q-sigma 0.5 is P itself"),
+        (second_laws(sigma=(-1.0,)), 10, "sigma must be positive"),
+        (second_laws(inside=(1.5,)), 10, "quantile"),
+        ((), 0, "--n must be positive"),
+    ],
+)
+def test_a_plan_that_cannot_be_drawn_is_refused(
+    extra: tuple[SecondLaw, ...], n: int, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        SamplingPlan(LAW, extra, n)
+
+
+def test_an_interim_look_comes_only_where_it_can_save_draws() -> None:
+    looks = {n: SamplingPlan(LAW, (), n).interim_look for n in (1, 4096, 8191, 8192, 50_000)}
+    assert looks == {1: 0, 4096: 0, 8191: 0, 8192: 4096, 50_000: 4096}
+
+
+@pytest.mark.parametrize("rule", ["x", "x+", "x2", "x2+", "0.7"])
+def test_a_rule_goes_by_p_s_bound_at_its_own_part_of_alpha(rule: str) -> None:
+    n, votes = 1000, np.array([0, 700, 950, 999, 1000])
+    extra = second_laws(sigma=(0.4,), threshold=(rule,))
+    plan = SamplingPlan(LAW, extra, n)
+    chosen = plan.laws(extra[1], votes, PROTOCOL)
+    assert isinstance(chosen, tuple) and len(chosen) == len(votes)
+    for count, law in zip(votes.tolist(), chosen, strict=True):
+        if count == n and rule.endswith("+"):
+            assert law == LAW  # more draws of P
+            continue
+        quantile = threshold(rule, float(lower_bound(count, n, 0.001 / 3)))
+        assert law == LAW.truncated(quantile) and law.quantile == pytest.approx(quantile)
+
+
+def test_fixed_laws_do_not_look_at_the_votes() -> None:
+    extra = second_laws(inside=(0.5,), sigma=(0.4,))
+    plan = SamplingPlan(LAW, extra, 1000)
+    found = [plan.laws(one, np.array([0, 1000]), PROTOCOL) for one in extra]
+    assert found == [LAW.truncated(0.5), LAW.with_sigma(0.4)]
+    assert all(isinstance(law, RadialLaw) for law in found)

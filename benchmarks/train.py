@@ -137,8 +137,8 @@ def main() -> None:
     base = 0.0
     for method in METHODS:
         recipe = Recipe(
-            settings.arch, method, k=k, noise_draws=settings.noise_draws, epochs=3, batch=settings.batch,
-            steps=settings.steps, mix_step=1,
+            settings.arch, method, k=k, noise_draws=settings.noise_draws, epochs=3,
+            batch=settings.batch, steps=settings.steps, mix_step=1,
         )  # fmt: skip
         speed = ours(dataset, recipe)
         base = base or speed

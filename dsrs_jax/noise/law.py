@@ -29,8 +29,5 @@ class Law(Protocol):
         exactly the draws up to it.
         """
 
-    def as_truncated(self) -> Law:
-        """The same law in the form of one that is cut off, so that both share a program."""
-
     def parameters(self) -> dict[str, int | float | None]:
         """The numbers that define the law: equal ones, equal law and equal draws."""

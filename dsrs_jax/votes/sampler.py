@@ -188,7 +188,8 @@ class Sampler:
             raise UserError(f"the number of draws must be positive, got {n}")
         tile = tile_size(pixels[0].size, self._platform)
         streams = np.array([stream(one) for one in laws], dtype=np.uint32)
-        whole = [one.as_truncated() for one in laws]
+        # Whole and truncated laws of the radial family share a program.
+        whole = [one.as_truncated() if isinstance(one, RadialLaw) else one for one in laws]
         stacked = jax.tree.map(lambda *numbers: np.array(numbers, dtype=np.float32), *whole)
         groups = []
         for start in range(0, len(pixels), self._mesh.size):

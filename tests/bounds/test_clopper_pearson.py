@@ -72,7 +72,7 @@ def test_bound_is_rounded_outward_for_many_draws(draws: int, missed: float, alph
             if term < tail * mpmath.mpf(10) ** -25:
                 break
         assert tail <= mpmath.mpf(alpha)
-        assert tail > mpmath.mpf(alpha) * (1 - mpmath.mpf(10) ** -6)
+        assert tail > mpmath.mpf(alpha) * (1 - mpmath.mpf(10) ** -5)
 
 
 @pytest.mark.parametrize(("draws", "probability"), [(30, 0.5), (100, 0.93), (1000, 0.999)])

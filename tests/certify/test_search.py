@@ -80,13 +80,12 @@ def test_kernels_are_compiled_once() -> None:
     sizes = [kernel._cache_size() for kernel in kernels]
     assert sizes == [2, 2]  # with the one for Neyman-Pearson
     for dimension, rows in ((48, 1), (784, search.BLOCK + 1), (150_528, 3)):
-        for k in (0.0, 0.4 * dimension):
-            law = generalized_gaussian(dimension, 0.5, k)
-            bounds = random_bounds(rows, rows)
-            scaled, cut = law.with_sigma(0.49), law.truncated(0.7)
-            for extra in (scaled, cut, [scaled, cut, *[scaled] * rows][:rows]):
-                result = certify(law, bounds[:, 0], [extra], [bounds[:, 1]])
-            assert np.any(result.radius > 0)
+        law = generalized_gaussian(dimension, 0.5, 0.0 if rows == 3 else 0.4 * dimension)
+        bounds = random_bounds(rows, rows)
+        scaled, cut = law.with_sigma(0.49), law.truncated(0.7)
+        for extra in (scaled, cut, [scaled, cut, *[scaled] * rows][:rows]):
+            result = certify(law, bounds[:, 0], [extra], [bounds[:, 1]])
+        assert np.any(result.radius > 0)
     assert [kernel._cache_size() for kernel in kernels] == sizes
 
 

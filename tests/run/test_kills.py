@@ -12,7 +12,7 @@ from certify_runs import WORK, record_files, recorded, wait_for_more
 from dsrs_jax.run.main import main
 
 Start = Callable[..., subprocess.Popen[str]]
-KILLS = 6
+KILLS = 5
 SHAPES = [(1, 1), (1, 2), (2048, 1)]  # batch and devices: each time another
 IN_FLIGHT = 3  # blocks, here of one image each
 

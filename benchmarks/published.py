@@ -2,12 +2,13 @@
 
     python benchmarks/published.py DIR [--table docs/published.md]
 
-DIR is a folder in the layout of the paper's authors (dsrs_jax/report/published.py). For every
+DIR is a folder in the layout of the paper's authors (dsrs_jax/run/published_layout.py). For every
 file of DSRS radii whose samples are there: the mean radii, how many radii agree, and the seconds
 of both methods after compilation beside the core-seconds that the authors' time files add up to.
 """
 
 import argparse
+import dataclasses
 import re
 import resource
 import time
@@ -16,11 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dsrs_jax import published
-from dsrs_jax.certify import certify
-from dsrs_jax.report import published as layout
+from dsrs_jax.bounds import Bound
+from dsrs_jax.certify import Solver, certify_table
 from dsrs_jax.report import rounded_down
+from dsrs_jax.run import published_layout as layout
+from dsrs_jax.run.published_study import StudyOptions, certify_with, compare, file_of, load
+from dsrs_jax.run.settings import LawOptions, ProtocolOptions
 from dsrs_jax.system.errors import UserError
+from dsrs_jax.votes import State
 
 NAME = re.compile(r"new-rad-general-gaussian(-th)?-(\d+)-([\d.]+)-(.+)-(\d+)-([\d.e-]+)\.txt")
 DATASETS = {"mnist": "mnist", "cifar": "cifar10", "imagenet": "imagenet"}
@@ -73,21 +77,19 @@ add up to.
 """
 
 
-def studies(directory: Path) -> Iterator[published.Settings]:
-    """The settings of every file of l2 DSRS radii."""
+def studies(directory: Path) -> Iterator[StudyOptions]:
+    """The options of every file of l2 DSRS radii."""
     for file in sorted((directory / "new-radius").glob("*/new-rad-general-gaussian*.txt")):
         match = NAME.fullmatch(file.name)
         if match is None:
             continue
         truncated, k, sigma, q, draws, alpha = match.groups()
-        yield published.Settings(
+        yield StudyOptions(
             published=str(directory),
             model_name=file.parent.name,
             dataset=DATASETS[file.parent.name.split("-")[1]],
-            sigma=float(sigma),
-            k=float(k),
-            n=int(draws),
-            alpha=2 * float(alpha),
+            law=LawOptions(sigma=float(sigma), k=float(k)),
+            protocol=ProtocolOptions(n=int(draws), alpha=2 * float(alpha)),
             **({"q_threshold": (q,)} if truncated else {"q_sigma": (float(q),)}),
         )
 
@@ -109,35 +111,37 @@ def main() -> None:
         q = settings.q_threshold[0] if settings.q_threshold else f"σ {settings.q_sigma[0]:g}"
         name = f"{settings.model_name.removesuffix('.pth')} | {q}"
         try:
-            loaded = published.load(settings)
+            loaded = load(settings)
         except UserError as error:
             absent.append(f"{name.replace(' | ', ', Q ')}")
             print(f"{name}: left out, {str(error).split(' in ')[0]}", flush=True)
             continue
-        two = published.certify_with(loaded, [0], one_sided=False)
+        two_sided = dataclasses.replace(loaded.protocol, bound=Bound.TWO_SIDED)
+        two = certify_with(loaded, [0], two_sided)
         clock = time.perf_counter()
-        two = published.certify_with(loaded, [0], one_sided=False)
+        two = certify_with(loaded, [0], two_sided)
         seconds = time.perf_counter() - clock
-        one = published.certify_with(loaded, [0], one_sided=True)
-        extra = loaded.extra[0]
-        file = loaded.study.double_sampling(sigma=extra.sigma, threshold=extra.threshold)
+        one = certify_with(loaded, [0])
+        file = file_of(loaded.study, loaded.extra[0])
         radii = layout.read_radii(file)
         start = layout.read_radii(loaded.study.neyman_pearson())
-        first = published.compare(loaded, two, radii, start)
-        second = published.compare(loaded, one, radii, start)
-        rows = np.array([i in radii for i in loaded.index.tolist()]) & ~extra.discarded
+        first = compare(two, radii, start)
+        second = compare(one, radii, start)
+        index = loaded.table.index.tolist()
+        rows = np.array([i in radii for i in index])
+        rows &= loaded.table.state[:, 1] != State.DISCARDED
         twice = ""
         if loaded.twice is not None:
-            bound = loaded.twice.lower(settings.alpha, one_sided=True)
-            twice = down(certify(loaded.law, bound).radius[rows])
-        plain = np.array([start.get(i, 0.0) for i in loaded.index.tolist()])
-        difference = np.abs(two.plain.radius - plain)[plain > 0.0]
-        path = sum(int(np.sum(result.joint.path == "reference")) for result in (one, two))
+            twice = down(certify_table(loaded.twice, loaded.protocol).radius[rows])
+        plain = np.array([start.get(i, 0.0) for i in index])
+        ours, best = (found.certificates for found in (two, one))
+        difference = np.abs(ours.neyman_pearson.radius - plain)[plain > 0.0]
+        path = sum(int(np.sum(made.dsrs.solver == Solver.REFERENCE)) for made in (ours, best))
         authors = sum(layout.read_seconds(layout.times_of(file)))
         authors += sum(layout.read_radii(layout.times_of(loaded.study.neyman_pearson())).values())
         above = first.above
-        slack = np.char.startswith(first.status, "Q")
-        lower = int(np.sum(one.radius < two.radius))
+        slack = np.char.startswith(first.status.astype(str), "Q")
+        lower = int(np.sum(best.radius < ours.radius))
         worst = max(worst, seconds)
         means.append(
             f"| {name} | {first.images} | {down(plain[rows])} | {down(first.published)} "
@@ -152,8 +156,7 @@ def main() -> None:
             f"| {int(np.sum(difference > 1e-4))} |"
         )
         speed.append(
-            f"| {name} | {len(loaded.index)} | {seconds:.2f} | {authors:,.0f} "
-            f"| {authors / seconds:,.0f} |"
+            f"| {name} | {len(index)} | {seconds:.2f} | {authors:,.0f} | {authors / seconds:,.0f} |"
         )
         excess = (first.published - first.ours)[above].max(initial=0.0)
         print(

@@ -5,7 +5,6 @@ batch-norm statistics, so that no layer can hide.
 """
 
 import pickle
-import struct
 from pathlib import Path
 from typing import Any
 

@@ -118,8 +118,10 @@ def obeying_signals(program: str, interrupted: str) -> Iterator[None]:
         words.start()
         words.join(_LAST_WORDS)
         word = _WORDS[signal.Signals(number)]
-        print(f"{program}: {word}; {interrupted}", file=sys.stderr, flush=True)
-        os._exit(128 + number)
+        try:
+            print(f"{program}: {word}; {interrupted}", file=sys.stderr, flush=True)
+        finally:  # also where nobody reads any more
+            os._exit(128 + number)
 
     before = {number: signal.signal(number, raise_) for number in _WORDS}
     descriptor = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)

@@ -23,7 +23,7 @@ def test_a_crop_is_a_window_of_the_padded_image_perhaps_mirrored() -> None:
 
 
 def test_a_resized_crop_keeps_plain_images_and_shows_parts_of_others() -> None:
-    plain = jnp.full((4, 24, 24, 3), 0.25, jnp.float32)
+    plain = jnp.full((50, 24, 24, 3), 0.25, jnp.float32)
     np.testing.assert_allclose(resized_crop_and_flip(jax.random.key(1), plain), 0.25, atol=1e-6)
     # A ramp from left to right: a view's columns rise or fall evenly, between its ends.
     ramp = np.broadcast_to(np.linspace(0, 1, 24, dtype=np.float32)[None, None, :, None],

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from dsrs_jax import models
@@ -22,11 +23,12 @@ COMMAND = [
 ]  # fmt: skip
 
 
-def _start(arguments: list[str]) -> subprocess.Popen[str]:
-    """The command in a process of its own, on one device."""
+def _start(arguments: list[str], devices: int = 1) -> subprocess.Popen[str]:
+    """The command in a process of its own, on so many virtual devices."""
+    own = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     return subprocess.Popen(
         [sys.executable, "-m", "dsrs_jax", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, **own},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -61,7 +63,8 @@ def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     killed = tmp_path / "killed"
-    process = _start([*COMMAND, "--out", str(killed)])
+    # A test before may have given this process more devices than one.
+    process = _start([*COMMAND, "--out", str(killed)], jax.local_device_count())
     deadline = time.monotonic() + 300
     while not (killed / "state-2").exists():
         assert process.poll() is None, process.communicate()

@@ -102,6 +102,24 @@ def test_every_record_holds_what_was_drawn_of_each_law(tmp_path: Path) -> None:
     assert table.laws[:3] == (LAW, LAW.truncated(0.5), LAW.with_sigma(0.4))
 
 
+def test_a_rule_that_pools_goes_on_where_the_first_draws_ended(tmp_path: Path) -> None:
+    # An image whose first N draws are all right, and not all of the next N: as those are pooled,
+    # drawing the first ones again would be seen.
+    shades = [example(index, value) for index in range(4) for value in np.linspace(1.5, 4, 26)]
+    one = next(
+        shade
+        for shade in shades
+        if counts(shade, LAW)[1][-1] == N and counts(shade, LAW, first=N)[1][-1] < N
+    )
+    with RecordFolder(tmp_path, {}) as folder:
+        collect(PLAN, PROTOCOL, sampler(), [one], folder, lambda images: None)
+        record = folder.records[one.index]
+    column = PLAN.names.index("threshold_x+")
+    assert record["votes"][0] == N
+    assert record["draws"][column] == N
+    assert record["votes"][column] == counts(one, LAW, first=N)[1][-1]
+
+
 def test_no_records_are_an_empty_table() -> None:
     table = table_of(PLAN, PROTOCOL, [])
     assert len(table) == 0 and table.votes.shape == (0, 5)

@@ -11,8 +11,10 @@ from dsrs_jax.system.errors import UserError
 # Anything that numpy makes an array of; run-time type checks do not count an int as a complex.
 Numbers = ArrayLike | int | float
 
-# SciPy's inverse incomplete beta function errs by less than this share of the result.
-_ROUNDING = 1e-13
+# SciPy's inverse incomplete beta function errs by half of _ROUNDING p (1 - p) + _EPSILON p at most,
+# up to MOST_DRAWS (against ball arithmetic: tests/bounds/test_clopper_pearson.py); beyond by more.
+_ROUNDING, _EPSILON = 4e-10, 2e-15
+MOST_DRAWS = 10**9
 # Two programs' Clopper-Pearson ends differ by less (relatively); those of neighbouring counts of
 # up to millions by far more.
 _AGREES = 1e-9
@@ -25,7 +27,8 @@ def lower_bound(votes: Numbers, draws: Numbers, alpha: float) -> NDArray[np.floa
 
     Args:
         votes: whole numbers, 0 <= votes <= draws; any shape, broadcast against `draws`.
-        draws: number of draws, fixed before sampling (0 allowed: the bound is then 0).
+        draws: number of draws, fixed before sampling, at most `MOST_DRAWS` (0 allowed: the bound
+            is then 0).
         alpha: failure probability of this one bound, in (0, 1).
 
     Raises:
@@ -36,7 +39,8 @@ def lower_bound(votes: Numbers, draws: Numbers, alpha: float) -> NDArray[np.floa
     some = count > 0
     safe = np.where(some, count, 1.0)
     bound = special.betaincinv(safe, np.where(some, total - count + 1.0, 1.0), alpha)
-    return np.where(some, np.maximum(bound * (1.0 - _ROUNDING), 0.0), 0.0)
+    outward = bound * (1.0 - (_ROUNDING * (1.0 - bound) + _EPSILON))
+    return np.where(some, np.maximum(outward, 0.0), 0.0)
 
 
 def interval(
@@ -90,4 +94,6 @@ def _checked(votes: Numbers, draws: Numbers) -> tuple[NDArray[np.float64], NDArr
     whole = (count == np.floor(count)) & (total == np.floor(total))
     if not np.all(whole & (count >= 0) & (count <= total)):
         raise UserError("votes and draws must be whole numbers with 0 <= votes <= draws")
+    if np.any(total > MOST_DRAWS):
+        raise UserError(f"bounds are proved up to {MOST_DRAWS:,} draws, got {total.max():,.0f}")
     return count, total

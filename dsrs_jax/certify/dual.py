@@ -55,7 +55,8 @@ class Evaluation(NamedTuple):
 
     `outside[j]` is Q_j(not S), `shifted` is P_shifted(S). `curvature[j, k]` is
     e^theta_j dQ_j(S)/dtheta_k, symmetric and positive semidefinite; `drift[j]` is dQ_j(S)/dr;
-    `slope` is dg/dr at fixed multipliers.
+    `slope` is dg/dr at fixed multipliers. `parts` are the pieces, all positive, of which
+    sum_j e^theta_j outside[j] + shifted is the sum: one for each panel before it may be cut.
     """
 
     outside: Float64[Array, " laws"]
@@ -63,6 +64,7 @@ class Evaluation(NamedTuple):
     curvature: Float64[Array, "laws laws"]
     drift: Float64[Array, " laws"]
     slope: Float64[Array, ""]
+    parts: Float64[Array, " panels"]
 
 
 def evaluate(
@@ -97,14 +99,18 @@ def evaluate(
 
     point = integrand.at(laws, theta, radius, y, present)
     mass = weight[None, :] * jnp.exp(point.log_density)  # (laws, nodes)
-    outside = _sum(mass * cosine.upper_tail(point.cosine, laws.cosine)[None, :])
+    masses_outside = mass * cosine.upper_tail(point.cosine, laws.cosine)[None, :]
+    outside = _sum(masses_outside)
     shifted_mass = weight * point.shifted_density
-    shifted = jnp.sum(shifted_mass * cosine.upper_tail(-point.shifted_cosine, laws.cosine))
+    shifted_inside = shifted_mass * cosine.upper_tail(-point.shifted_cosine, laws.cosine)
+    shifted = jnp.sum(shifted_inside)
 
     edge_density = cosine.density(point.cosine, laws.cosine)
     surface = mass * edge_density[None, :]
     response = point.share * point.cosine_by_log_ratio[None, :]
     multipliers = jnp.exp(theta)
+    of_node = jnp.sum(multipliers[:, None] * masses_outside, axis=0) + shifted_inside
+    parts = _of_panels(of_node.reshape(-1, resolution.order), halved)
     curvature = multipliers[:, None] * jnp.sum(surface[:, None, :] * response[None, :, :], axis=-1)
     rho = jnp.exp(y)
     drift = _sum(surface * (1.0 / rho - point.cosine / radius)[None, :])
@@ -114,15 +120,24 @@ def evaluate(
 
     if len(theta) > 1:
 
-        def jumps() -> tuple[Float64[Array, ""], Float64[Array, ""]]:
+        def jumps() -> tuple[Float64[Array, " panels"], Float64[Array, ""]]:
             each = jax.vmap(lambda j: _jump(laws, theta, radius, j, resolution.order, halved))
             pieces, rates = each(jnp.arange(1, len(theta)))
-            return jnp.sum(pieces), jnp.sum(rates)
+            return pieces.reshape(-1), jnp.sum(rates)
 
-        none = jnp.zeros_like(radius)
-        piece, rate = jax.lax.cond(truncated, jumps, lambda: (none, none))
-        shifted, slope = shifted + piece, slope + rate
-    return Evaluation(outside, shifted, curvature, drift, slope)
+        none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(jumps))
+        pieces, rate = jax.lax.cond(truncated, jumps, lambda: none)
+        shifted, slope = shifted + jnp.sum(pieces), slope + rate
+        parts = jnp.concatenate([parts, pieces])
+    return Evaluation(outside, shifted, curvature, drift, slope, parts)
+
+
+def _of_panels(
+    values: Float64[Array, "pieces order"], halved: Bool[Array, ""] | None
+) -> Float64[Array, " panels"]:
+    """Sums over whole panels of what stands at the nodes of their halves (`mesh.cut`)."""
+    sums = jnp.sum(values, axis=1)
+    return sums if halved is None else jnp.sum(sums.reshape(-1, 2), axis=1)
 
 
 def _jump(
@@ -132,8 +147,10 @@ def _jump(
     j: Int[Array, ""],
     order: int,
     halved: Bool[Array, ""] | None,
-) -> tuple[Float64[Array, ""], Float64[Array, ""]]:
-    """What P_shifted(S) and dg/dr gain where law j ends: distances v between rho*_- and rho*_+.
+) -> tuple[Float64[Array, " panels"], Float64[Array, ""]]:
+    """What P_shifted(S), panel by panel, and dg/dr gain where law j ends.
+
+    At distances v between rho*_- and rho*_+:
 
         int f_0(v) P(cosine < (T^2 - v^2 - r^2)/(2 v r)) dv
 
@@ -169,9 +186,9 @@ def _jump(
     # (T - v)(T + v) keeps the layer around v = T sharp.
     c = ((t - v) * (t + v) - radius * radius) / (2.0 * v * radius)
     c = jnp.clip(c, -1.0, 1.0)
-    piece = jnp.sum(mass * cosine.upper_tail(-c, laws.cosine))
+    pieces = _of_panels(mass * cosine.upper_tail(-c, laws.cosine), halved)
     rate = jnp.sum(mass * cosine.density(c, laws.cosine) * (-1.0 / v - c / radius))
-    return jnp.where(ends, piece, 0.0), jnp.where(ends, rate, 0.0)
+    return jnp.where(ends, pieces, 0.0), jnp.where(ends, rate, 0.0)
 
 
 def _sum(values: Float64[Array, "laws nodes"]) -> Float64[Array, " laws"]:

@@ -15,6 +15,7 @@ from dsrs_jax.noise.radial import excess
 
 # Beyond this many standard deviations the cosine law is a step to double precision.
 COSINE_REACH = 9.0
+_ASIDE = 1e-13  # in y
 
 
 class Resolution(NamedTuple):
@@ -40,7 +41,10 @@ def panel_edges(
     """
     grid = laws.grid
     count = max(48, 2 * resolution.panels)
+    # On either side of where a law ends: what jumps there is no layer that panels could follow.
+    ends = jnp.concatenate([laws.edge[1:], laws.edge[1:] + _ASIDE])
     for round_ in range(resolution.rounds):
+        grid = jnp.sort(jnp.concatenate([grid, jnp.clip(ends, grid[0], grid[-1])]))
         last = round_ == resolution.rounds - 1
         grid = _redistribute(
             grid,
@@ -61,7 +65,8 @@ def _coordinates(
     laws: LawArrays, theta: Array, radius: Array, y: Float64[Array, " points"]
 ) -> Float64[Array, "coordinates points"]:
     point = integrand.at(laws, theta, radius, y, y[None, :] <= laws.edge[:, None])
-    root_d = jnp.sqrt(laws.cosine.dimension)
+    # In a small dimension all of [-1, 1] is followed as closely as the reach of a large one's.
+    root_d = jnp.maximum(jnp.sqrt(laws.cosine.dimension), COSINE_REACH)
     level = integrand.levels(laws, y)
     densities = _deviate(laws.shape[:, None], level)
     shifted = _deviate(laws.shape[0], point.shifted_level)
@@ -86,9 +91,9 @@ def _redistribute(
     grid: Float64[Array, " points"], coordinates: Float64[Array, "coordinates points"], count: int
 ) -> Float64[Array, " count"]:
     steps = jnp.abs(jnp.diff(coordinates, axis=-1))
-    steps = jnp.where(jnp.isfinite(steps), steps, 0.0)
-    variation = jnp.sum(steps, axis=0)
     width = jnp.diff(grid)
+    steps = jnp.where(jnp.isfinite(steps) & (width > 2.0 * _ASIDE), steps, 0.0)
+    variation = jnp.sum(steps, axis=0)
     # A floor keeps every stretch of the range covered even where nothing seems to change.
     variation = variation + 0.02 * jnp.sum(variation) * width / (grid[-1] - grid[0])
     total = jnp.concatenate([jnp.zeros(1), jnp.cumsum(variation)])

@@ -30,6 +30,8 @@ _TINYIMAGENET_LAYOUT = (
     "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 )
 _FOLDER_LAYOUT = "one folder a class with its image files in it"
+# What systems leave beside the data, apart from names with a dot in front.
+_LEFT_BY_SYSTEMS = {"__MACOSX", "@eaDir", "lost+found"}
 
 Preprocess = Callable[[Image.Image], Image.Image]
 
@@ -131,11 +133,16 @@ def _existing(name: str, data_dir: Path | None, layout: str) -> Path:
 
 def _by_class(folder: Path, layout: str) -> tuple[list[Path], list[int], int]:
     """Files, labels and the number of classes of a folder of class folders."""
-    names = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    names = _class_folders(folder) if folder.is_dir() else []
     files: list[Path] = []
     labels: list[int] = []
     for label, path in enumerate(names):
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+        found = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in _SUFFIXES
+            and not any(_hidden(part) for part in file.relative_to(path).parts)
+        )
         files += found
         labels += [label] * len(found)
     if not files:
@@ -143,12 +150,21 @@ def _by_class(folder: Path, layout: str) -> tuple[list[Path], list[int], int]:
     return files, labels, len(names)
 
 
+def _class_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not _hidden(path.name))
+
+
+def _hidden(name: str) -> bool:
+    """Whether a file or folder of this name is no data: .ipynb_checkpoints, ._x.png, __MACOSX."""
+    return name.startswith(".") or name in _LEFT_BY_SYSTEMS
+
+
 def _by_annotations(folder: Path) -> tuple[list[Path], list[int], int]:
     """TinyImageNet's val/, whose file val_annotations.txt says each image's class."""
     annotations = folder / "val" / "val_annotations.txt"
     listed = folder / "wnids.txt"
     if (folder / "train").is_dir():
-        names = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
+        names = [path.name for path in _class_folders(folder / "train")]
     elif listed.is_file():
         names = sorted(listed.read_text().split())
     else:

@@ -132,6 +132,25 @@ def test_any_folder_of_images(tmp_path: Path) -> None:
         data.in_memory(found)
 
 
+def test_hidden_files_and_folders_are_neither_classes_nor_images(tmp_path: Path) -> None:
+    for label, name in enumerate(("cats", "dogs")):
+        _save(tmp_path / name / "0.png", _noise(label, (4, 4)))
+        (tmp_path / name / "._0.png").write_bytes(b"a resource fork")
+        _save(tmp_path / name / ".ipynb_checkpoints" / "0-checkpoint.png", _noise(5, (4, 4)))
+    for name in (".ipynb_checkpoints", ".DS_Store", "__MACOSX"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "__MACOSX" / "cats").mkdir()
+    (tmp_path / "__MACOSX" / "cats" / "._0.png").write_bytes(b"a resource fork")
+    found = data.load("folder", "test", tmp_path)
+    assert (len(found), found.classes) == (2, 2)
+    for label in range(2):
+        image, said = found[label]
+        assert said == label
+        np.testing.assert_array_equal(
+            image[..., 0], _noise(label, (4, 4)).astype(np.float32) / np.float32(255)
+        )
+
+
 def test_a_set_in_memory_has_the_same_images(tmp_path: Path) -> None:
     for i in range(5):
         _save(tmp_path / "one" / f"{i}.png", _noise(i, (6, 6, 3)))

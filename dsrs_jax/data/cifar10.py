@@ -70,6 +70,8 @@ def _read_python(file: Path) -> tuple[np.ndarray, np.ndarray]:
         raise
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise UserError(f"{file} is damaged or no batch of CIFAR-10: {error!r}") from error
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise UserError(f"{file} is no batch of CIFAR-10: its labels are no list of whole numbers")
     if values.dtype != np.uint8 or values.shape != (len(labels), _RECORD - 1):
         raise UserError(f"{file} is no batch of CIFAR-10: its data are {values.shape}")
     return values, labels

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dsrs_jax.data.dataset import Dataset, LazyDataset, UnreadableImage
 from dsrs_jax.system.errors import UserError
@@ -30,18 +30,54 @@ _TINYIMAGENET_LAYOUT = (
     "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 )
 _FOLDER_LAYOUT = "one folder a class with its image files in it"
+# What systems leave beside the data, apart from names with a dot in front.
+_LEFT_BY_SYSTEMS = {"__MACOSX", "@eaDir", "lost+found"}
+
+# Pillow's modes that have grey or colour with a known range of values.
+_GREY, _COLOUR = {"1", "L", "LA"}, {"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr"}
 
 Preprocess = Callable[[Image.Image], Image.Image]
 
 
 def imagenet_preprocess(image: Image.Image) -> Image.Image:
-    """Shorter side to 256 (bilinear, antialiased), then the central 224 x 224, in colour."""
-    return center_crop(resize_shorter_side(image.convert("RGB"), _IMAGENET_RESIZE), IMAGENET_SIZE)
+    """Shorter side to 256 (bilinear, antialiased), then the central 224 x 224, in colour.
+
+    A rotation that EXIF asks for is left undone, as it was for the published models.
+    Raises ValueError as `eight_bit` does.
+    """
+    return center_crop(
+        resize_shorter_side(eight_bit(image).convert("RGB"), _IMAGENET_RESIZE), IMAGENET_SIZE
+    )
 
 
 def tinyimagenet_preprocess(image: Image.Image) -> Image.Image:
-    """The central 56 x 56 of 64 x 64, in colour."""
-    return center_crop(image.convert("RGB"), TINYIMAGENET_SIZE)
+    """The central 56 x 56 of 64 x 64, in colour. Raises ValueError as `eight_bit` does."""
+    return center_crop(eight_bit(image).convert("RGB"), TINYIMAGENET_SIZE)
+
+
+def eight_bit(image: Image.Image) -> Image.Image:
+    """An image of any of Pillow's modes as grey ("L") or colour ("RGB") of 8 bits.
+
+    16 bits are rounded to 8, not clipped as Pillow's own conversion does. A channel of opacity
+    is dropped where all is opaque.
+
+    Raises:
+        ValueError: what the pixels mean is not said: a range of values that no format defines,
+            something transparent, or several frames.
+    """
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # cameras' JPEG: the picture, then its previews
+        raise ValueError(f"it has {frames} frames; save the one that is meant")
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        if image.has_transparency_data:
+            raise ValueError("it has transparent pixels; save it without")
+        values = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode not in _GREY | _COLOUR:
+        raise ValueError(f"its pixels are of Pillow's mode {image.mode}; save it with 8 or 16 bits")
+    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+        raise ValueError("it has transparent pixels; save it without")
+    return image.convert("L" if image.mode in _GREY else "RGB")
 
 
 def resize_shorter_side(image: Image.Image, size: int) -> Image.Image:
@@ -106,19 +142,37 @@ def load_folder(split: str, data_dir: Path | None) -> Dataset:
     """Any images with one folder a class, in folder and file order, as they are.
 
     Where DATA_DIR/test (or train) exists it is that split's. All images have the shape of the
-    first one; they are grey if that is.
+    first one, as EXIF rotates it; they are grey if that is.
     """
     folder = _existing("folder", data_dir, _FOLDER_LAYOUT)
     inside = folder / split
     files, labels, classes = _by_class(inside if inside.is_dir() else folder, _FOLDER_LAYOUT)
     try:
-        with Image.open(files[0]) as first:
-            mode = "L" if first.mode in ("1", "L") else "RGB"
-            width, height = first.size
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read {files[0]}, the first image: {error}") from error
-    shape = (height, width, 1 if mode == "L" else 3)
-    return _of_files("folder", split, files, labels, classes, lambda i: i.convert(mode), shape)
+        with Image.open(files[0]) as image:
+            first = _upright(image)
+    except Exception as error:  # for damaged files Pillow raises nearly anything
+        raise UserError(f"cannot read {files[0]}, the first image: {_reason(error)}") from error
+    grey, (width, height) = first.mode == "L", first.size
+
+    def preprocess(image: Image.Image) -> Image.Image:
+        found = _upright(image)
+        return _as_grey(found) if grey else found.convert("RGB")
+
+    shape = (height, width, 1 if grey else 3)
+    return _of_files("folder", split, files, labels, classes, preprocess, shape)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image as it is shown: turned as EXIF says, with 8 bits."""
+    ImageOps.exif_transpose(image, in_place=True)
+    return eight_bit(image)
+
+
+def _as_grey(image: Image.Image) -> Image.Image:
+    bands = image.split()
+    if any(band.tobytes() != bands[0].tobytes() for band in bands):
+        raise ValueError("it is in colour, the first image is grey")
+    return bands[0]
 
 
 def _existing(name: str, data_dir: Path | None, layout: str) -> Path:
@@ -131,11 +185,16 @@ def _existing(name: str, data_dir: Path | None, layout: str) -> Path:
 
 def _by_class(folder: Path, layout: str) -> tuple[list[Path], list[int], int]:
     """Files, labels and the number of classes of a folder of class folders."""
-    names = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    names = _class_folders(folder) if folder.is_dir() else []
     files: list[Path] = []
     labels: list[int] = []
     for label, path in enumerate(names):
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+        found = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in _SUFFIXES
+            and not any(_hidden(part) for part in file.relative_to(path).parts)
+        )
         files += found
         labels += [label] * len(found)
     if not files:
@@ -143,12 +202,21 @@ def _by_class(folder: Path, layout: str) -> tuple[list[Path], list[int], int]:
     return files, labels, len(names)
 
 
+def _class_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not _hidden(path.name))
+
+
+def _hidden(name: str) -> bool:
+    """Whether a file or folder of this name is no data: .ipynb_checkpoints, ._x.png, __MACOSX."""
+    return name.startswith(".") or name in _LEFT_BY_SYSTEMS
+
+
 def _by_annotations(folder: Path) -> tuple[list[Path], list[int], int]:
     """TinyImageNet's val/, whose file val_annotations.txt says each image's class."""
     annotations = folder / "val" / "val_annotations.txt"
     listed = folder / "wnids.txt"
     if (folder / "train").is_dir():
-        names = sorted(path.name for path in (folder / "train").iterdir() if path.is_dir())
+        names = [path.name for path in _class_folders(folder / "train")]
     elif listed.is_file():
         names = sorted(listed.read_text().split())
     else:
@@ -181,9 +249,13 @@ def _of_files(
         try:
             with Image.open(files[index]) as image:
                 return pixels(preprocess(image)), labels[index]
-        # What Pillow raises for damaged files of its many formats.
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else "damaged"
-            raise UnreadableImage(f"image {index}, {files[index]}: {reason}") from error
+        except Exception as error:  # for damaged files Pillow raises nearly anything
+            raise UnreadableImage(f"image {index}, {files[index]}: {_reason(error)}") from error
 
     return LazyDataset(name, split, len(files), read, classes, shape)
+
+
+def _reason(error: Exception) -> str:
+    """One line of what was raised."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

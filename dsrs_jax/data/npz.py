@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +22,29 @@ def load(split: str, data_dir: Path | None) -> ArrayDataset:
     """
     if data_dir is None:
         raise UserError(f"npz needs --data-dir, {_WHAT}")
+    if data_dir.is_dir():
+        raise UserError(f"{data_dir} is a folder; npz needs {_WHAT} (folders: --dataset folder)")
     if not data_dir.is_file():
         raise UserError(f"no such file: {data_dir}; npz needs {_WHAT}")
     try:
-        with np.load(data_dir, allow_pickle=False) as content:
+        content = np.load(data_dir, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            raise ValueError(f"it is one array {content.shape}, as np.save writes it; use np.savez")
+        with content:
             images, labels = content["images"], content["labels"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{data_dir} is not {_WHAT}: {error}") from error
-    if images.ndim != 4 or len(images) == 0 or labels.shape != (len(images),):
+    except Exception as error:  # NumPy, zlib and zipfile raise many kinds for a damaged file
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{data_dir} is not {_WHAT}: {reason}") from error
+    if images.ndim != 4 or images.size == 0 or labels.shape != (len(images),):
         raise UserError(f"{data_dir} is not {_WHAT}: it has {images.shape} and {labels.shape}")
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
         raise UserError(f"{data_dir} is not {_WHAT}: its labels are not")
+    if labels.max() >= np.iinfo(np.int32).max:
+        raise UserError(f"{data_dir} is not {_WHAT}: it has the label {labels.max()}")
     if images.dtype == np.uint8:
         images = images.astype(np.float32) / np.float32(255)
+    elif not np.issubdtype(images.dtype, np.floating):
+        raise UserError(f"{data_dir} is not {_WHAT}: its images are {images.dtype}")
     images = images.astype(np.float32)
     # NaN fails this, too.
     if not (images.min() >= 0.0 and images.max() <= 1.0):

@@ -105,11 +105,11 @@ def _original_order(tensorflow_datasets: Any, builder: Any, split: str) -> np.nd
 
 
 def _pixels(image: np.ndarray, name: str) -> np.ndarray:
+    if image.dtype != np.uint8:
+        raise ValueError(f"its pixels are {image.dtype}, not uint8")
     if name in _PREPROCESS:
         grey = image.shape[-1] == 1
         return pixels(_PREPROCESS[name](Image.fromarray(image[..., 0] if grey else image)))
-    if image.dtype != np.uint8:
-        raise ValueError(f"its pixels are {image.dtype}, not uint8")
     return image.astype(np.float32) / np.float32(255)
 
 

@@ -64,6 +64,9 @@ def test_a_pickle_that_is_a_program_is_not_run(
         (pickle.dumps({b"data": VALUES, b"labels": LABELS})[:-40], "damaged or no batch"),
         (pickle.dumps({b"data": VALUES[:, :9], b"labels": LABELS}), "no batch of CIFAR-10"),
         (pickle.dumps({b"data": VALUES, b"labels": [10] * 7}), "0 to 9"),
+        (pickle.dumps({b"data": VALUES, b"labels": 3}), "labels are no list of whole numbers"),
+        (pickle.dumps({b"data": VALUES, b"labels": ["a"] * 7}), "no list of whole numbers"),
+        (pickle.dumps({b"data": VALUES, b"labels": [0.5] * 7}), "no list of whole numbers"),
     ],
 )
 def test_damaged_python_batches(tmp_path: Path, content: bytes, message: str) -> None:

@@ -132,6 +132,119 @@ def test_any_folder_of_images(tmp_path: Path) -> None:
         data.in_memory(found)
 
 
+def test_hidden_files_and_folders_are_neither_classes_nor_images(tmp_path: Path) -> None:
+    for label, name in enumerate(("cats", "dogs")):
+        _save(tmp_path / name / "0.png", _noise(label, (4, 4)))
+        (tmp_path / name / "._0.png").write_bytes(b"a resource fork")
+        _save(tmp_path / name / ".ipynb_checkpoints" / "0-checkpoint.png", _noise(5, (4, 4)))
+    for name in (".ipynb_checkpoints", ".DS_Store", "__MACOSX"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "__MACOSX" / "cats").mkdir()
+    (tmp_path / "__MACOSX" / "cats" / "._0.png").write_bytes(b"a resource fork")
+    found = data.load("folder", "test", tmp_path)
+    assert (len(found), found.classes) == (2, 2)
+    for label in range(2):
+        image, said = found[label]
+        assert said == label
+        np.testing.assert_array_equal(
+            image[..., 0], _noise(label, (4, 4)).astype(np.float32) / np.float32(255)
+        )
+
+
+GREY = _noise(3, (4, 6))
+COLOUR = _noise(4, (4, 6, 3))
+PALETTE = np.array([[200, 10, 10], [10, 200, 10], [10, 10, 200]], np.uint8)
+
+
+def _palette_image() -> Image.Image:
+    image = Image.fromarray(GREY % 3)
+    image.putpalette(PALETTE.tobytes())
+    return image
+
+
+def _alpha(opacity: int) -> Image.Image:
+    image = Image.fromarray(COLOUR)
+    image.putalpha(Image.new("L", image.size, opacity))
+    return image
+
+
+_MODES = {
+    "16.png": (Image.fromarray(GREY.astype(np.uint16) * 257), GREY),
+    "16.tif": (Image.fromarray(GREY.astype(np.uint16) * 257), GREY),
+    "16.pgm": (Image.fromarray(GREY.astype(np.uint16) * 257), GREY),
+    "bits.png": (Image.fromarray(GREY > 99), 255 * (GREY > 99).astype(np.uint8)),
+    "grey with alpha.png": (Image.fromarray(GREY).convert("LA"), GREY),
+    "colour.png": (Image.fromarray(COLOUR), COLOUR),
+    "palette.png": (_palette_image(), PALETTE[GREY % 3]),
+    "palette.gif": (_palette_image(), PALETTE[GREY % 3]),
+    "cmyk.tif": (Image.fromarray(np.dstack([255 - COLOUR, 0 * GREY]), "CMYK"), COLOUR),
+    "opaque.png": (_alpha(255), COLOUR),
+}
+
+
+@pytest.mark.parametrize("name", _MODES)
+def test_every_kind_of_image_has_its_values(name: str, tmp_path: Path) -> None:
+    image, values = _MODES[name]
+    (tmp_path / "one").mkdir()
+    image.save(tmp_path / "one" / name)
+    found = data.load("folder", "test", tmp_path)[0][0]
+    wanted = values.astype(np.float32) / np.float32(255)
+    np.testing.assert_array_equal(found, wanted.reshape(found.shape))
+
+
+def test_an_image_that_exif_turns_is_upright_in_a_folder_as_it_is_in_imagenet(
+    tmp_path: Path,
+) -> None:
+    exif = Image.Exif()
+    exif[274] = 6  # shown after a quarter turn clockwise
+    (tmp_path / "n01440764").mkdir()
+    photograph = _noise(0, (224, 256, 3))
+    Image.fromarray(photograph).save(tmp_path / "n01440764" / "0.png", exif=exif)
+    found = data.load("folder", "test", tmp_path)[0][0]
+    np.testing.assert_array_equal(np.rint(found * 255), np.rot90(photograph, -1))
+    published = data.load("imagenet", "test", tmp_path)[0][0]
+    wanted = files.pixels(files.imagenet_preprocess(Image.fromarray(photograph)))
+    np.testing.assert_array_equal(published, wanted)
+
+
+@pytest.mark.parametrize("name", ["folder", "imagenet"])
+def test_an_image_whose_values_nobody_says_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "n01440764"
+    _save(folder / "0.png", COLOUR)
+    _save(folder / "1 float.tif", GREY.astype(np.float32))
+    _save(folder / "2 int.tif", GREY.astype(np.int32))
+    Image.new("LAB", (6, 4)).save(folder / "3 lab.tif")
+    _alpha(99).save(folder / "4 transparent.png")
+    frames = [Image.fromarray(_noise(seed, (4, 6, 3))) for seed in range(3)]
+    frames[0].save(folder / "5 animated.gif", save_all=True, append_images=frames[1:])
+    whole = (folder / "0.png").read_bytes()
+    (folder / "6 truncated.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "7 empty.jpg").write_bytes(b"")
+    examples = list(data.read_ahead(data.load(name, "test", tmp_path), range(8)))
+    assert examples[0].image is not None
+    for example, word in zip(
+        examples[1:],
+        ["mode F", "mode I", "mode LAB", "transparent", "3 frames", "truncated", "identify"],
+        strict=True,
+    ):
+        assert example.image is None and str(folder) in example.problem
+        assert word in example.problem and "\n" not in example.problem
+    if name == "folder":  # its first image says the others' shape
+        (folder / "0.png").unlink()
+        with pytest.raises(UserError, match=r"1 float\.tif.*mode F"):
+            data.load("folder", "test", tmp_path)
+
+
+def test_colour_is_not_made_grey_in_silence(tmp_path: Path) -> None:
+    _save(tmp_path / "one" / "0.png", GREY)
+    _save(tmp_path / "one" / "1.png", np.repeat(GREY[..., None], 3, axis=2))
+    _save(tmp_path / "one" / "2.png", COLOUR)
+    found = data.load("folder", "test", tmp_path)
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    with pytest.raises(data.UnreadableImage, match=r"2\.png: it is in colour"):
+        found[2]
+
+
 def test_a_set_in_memory_has_the_same_images(tmp_path: Path) -> None:
     for i in range(5):
         _save(tmp_path / "one" / f"{i}.png", _noise(i, (6, 6, 3)))

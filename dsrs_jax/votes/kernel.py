@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 else:
     _Leaf = Array | np.ndarray  # on the way to the devices
 
+# What the program's whole numbers hold: seeds and dataset indices are below these, and so is
+# the number of draws of one image under one law. Beyond, they would wrap.
+SEEDS = INDICES = 2**32
+DRAWS = 2**31
+
 
 def share_out(
     images: int, devices: int, begin: int, end: int

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dsrs_jax.bounds import Protocol, pools, threshold
 from dsrs_jax.noise import RadialLaw
 from dsrs_jax.system.errors import UserError
+from dsrs_jax.votes.kernel import DRAWS
 
 # Draws of P before the interim look; the paper's code looks at 4,000.
 _INTERIM_LOOK = 4096
@@ -91,6 +92,12 @@ class SamplingPlan:
     def __post_init__(self) -> None:
         if self.n < 1:
             raise UserError(f"--n must be positive, got {self.n}")
+        # A rule that pools draws as many again from P.
+        if self.n * (2 if self.of_kind(Kind.THRESHOLD) else 1) >= DRAWS:
+            raise UserError(
+                f"--n {self.n} is too many: of one image and law fewer than {DRAWS:,} draws can be "
+                "told apart, those that a --q-threshold adds included"
+            )
         if SecondLaw(Kind.SIGMA, self.law.sigma) in self.extra:
             raise UserError(
                 f"--q-sigma {self.law.sigma:g} is P itself: its draws are P's own draws again"

@@ -16,7 +16,16 @@ from numpy.typing import ArrayLike, NDArray
 from dsrs_jax.models import Classifier
 from dsrs_jax.noise import Law, RadialLaw
 from dsrs_jax.system.errors import UserError
-from dsrs_jax.votes.kernel import Block, count_block, share_out, stream, tile_size
+from dsrs_jax.votes.kernel import (
+    DRAWS,
+    INDICES,
+    SEEDS,
+    Block,
+    count_block,
+    share_out,
+    stream,
+    tile_size,
+)
 from dsrs_jax.votes.table import VoteTable
 
 # What `Sampler.tune` tries, and when it is content.
@@ -67,8 +76,8 @@ def count_votes(
             inside are draws of these laws, and are counted for them too.
 
     Raises:
-        UserError: shapes that do not fit, n or batch is not positive, or a law of `inside` is not
-            P truncated.
+        UserError: shapes that do not fit, a number outside its domain, or a law of `inside` is
+            not P truncated.
     """
     for q in inside:
         if q.cutoff is None or dataclasses.replace(q, cutoff=None, quantile=None) != law:
@@ -94,10 +103,13 @@ class Sampler:
     Args:
         classifier: from float32 images (N, H, W, C) in [0, 1] plus noise to logits (N, classes);
             a `Classifier`, or any function that JAX can trace.
-        seed: seed of the whole experiment.
+        seed: seed of the whole experiment, in [0, 2^32).
         cutoffs: levels at which draws inside are counted apart (a truncated law's `cutoff`).
         batch: draws in flight on one device, in whole tiles (`tile_size`); one tile unless given.
         on_smaller: called with the new batch when the devices' memory did not hold the old one.
+
+    Raises:
+        UserError: seed or batch is outside its domain.
     """
 
     def __init__(
@@ -114,7 +126,9 @@ class Sampler:
         self._model = (
             classifier if isinstance(classifier, Classifier) else jax.tree_util.Partial(classifier)
         )
-        self._key = jax.random.key(seed)
+        _whole(seed, 0, SEEDS, "the seed")
+        # By name: another default generator (jax_default_prng_impl) must not change a vote.
+        self._key = jax.random.key(seed, impl="threefry2x32")
         self._cutoffs = np.asarray([*cutoffs, np.inf], dtype=np.float32)
         self._on_smaller = on_smaller
         devices = np.array(jax.local_devices())
@@ -176,16 +190,20 @@ class Sampler:
             images: (images, H, W, C) float32 in [0, 1].
             labels: (images,) the class whose votes are counted.
             law: the noise, of dimension H*W*C; or one law for each image.
-            n: draws for each image, fixed before sampling; > 0.
-            indices: (images,) dataset indices, which seed the noise; 0, 1, ... unless given.
-            first: number of the first draw (to draw more under a law that was drawn from before).
+            n: draws for each image, fixed before sampling; > 0, first + n < 2^31.
+            indices: (images,) dataset indices in [0, 2^32), which seed the noise; 0, 1, ... unless
+                given.
+            first: number of the first draw (to draw more under a law that was drawn from before);
+                >= 0.
 
         Raises:
-            UserError: shapes that do not fit, or n is not positive.
+            UserError: shapes that do not fit, or a number outside its domain.
         """
         pixels, targets, numbers, laws = _checked(images, labels, indices, law)
         if n < 1:
             raise UserError(f"the number of draws must be positive, got {n}")
+        _whole(first, 0, DRAWS, "the number of the first draw")
+        _whole(first + n, 1, DRAWS, "the number of the last draw plus 1, first + n,")
         tile = tile_size(pixels[0].size, self._platform)
         streams = np.array([stream(one) for one in laws], dtype=np.uint32)
         # Whole and truncated laws of the radial family share a program.
@@ -211,16 +229,18 @@ class Sampler:
         return PendingVotes(self, groups, tile, np.array([first, first + n], dtype=np.int32))
 
     def _dispatch(self, block: Block, tile: int, span: np.ndarray) -> Array:
-        return count_block(
-            self._model,
-            jax.device_put(block, NamedSharding(self._mesh, PartitionSpec("devices"))),
-            self._cutoffs,
-            self._key,
-            span,
-            tile=tile,
-            tiles=1 if self.batch is None else max(1, self.batch // tile),
-            mesh=self._mesh,
-        )
+        # Like the key's generator: a vote must not depend on what the process has set.
+        with jax.threefry_partitionable(True):
+            return count_block(
+                self._model,
+                jax.device_put(block, NamedSharding(self._mesh, PartitionSpec("devices"))),
+                self._cutoffs,
+                self._key,
+                span,
+                tile=tile,
+                tiles=1 if self.batch is None else max(1, self.batch // tile),
+                mesh=self._mesh,
+            )
 
     def _shrink(self, tile: int, error: Exception) -> None:
         """Half the batch; an error where a single tile was too much."""
@@ -292,8 +312,9 @@ def _checked(
     pixels = np.asarray(images, dtype=np.float32)
     if pixels.ndim != 4 or len(pixels) == 0:
         raise UserError(f"expected images (N, H, W, C) with N > 0, got shape {pixels.shape}")
-    targets = np.asarray(labels, dtype=np.int32)
+    targets = _whole(labels, -(2**31), 2**31, "every label")
     numbers = np.arange(len(pixels)) if indices is None else np.asarray(indices)
+    numbers = _whole(numbers, 0, INDICES, "every dataset index")
     laws = list(law) if isinstance(law, Sequence) else [law] * len(pixels)
     if not len(pixels) == len(targets) == len(numbers) == len(laws):
         raise UserError(
@@ -302,4 +323,17 @@ def _checked(
         )
     if any(one.dimension != pixels[0].size for one in laws):
         raise UserError(f"the noise must have the images' dimension {pixels[0].size}")
-    return pixels, targets, numbers.astype(np.uint32), laws
+    return pixels, targets.astype(np.int32), numbers.astype(np.uint32), laws
+
+
+def _whole(numbers: ArrayLike, low: int, end: int, what: str) -> np.ndarray:
+    """Whole numbers in [low, end): any other would wrap in the compiled program, in silence.
+
+    Raises:
+        UserError: another number, named as `what`.
+    """
+    array = np.asarray(numbers)
+    for one in array.ravel():
+        if not isinstance(one, (int, np.integer)) or not low <= int(one) < end:
+            raise UserError(f"{what} must be a whole number in [{low}, {end}), got {one}")
+    return array

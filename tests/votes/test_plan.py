@@ -58,6 +58,8 @@ def test_the_same_law_twice_and_unknown_rules_are_refused(
         (second_laws(sigma=(-1.0,)), 10, "sigma must be positive"),
         (second_laws(inside=(1.5,)), 10, "quantile"),
         ((), 0, "--n must be positive"),
+        ((), 2**31, "--n 2147483648 is too many"),
+        (second_laws(threshold=("x+",)), 2**30, "--n 1073741824 is too many"),
     ],
 )
 def test_a_plan_that_cannot_be_drawn_is_refused(

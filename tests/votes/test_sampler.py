@@ -136,6 +136,30 @@ def test_more_draws_go_on_where_the_first_ended() -> None:
     assert count(2000, 0) + count(1000, 2000) == count(3000, 0)
 
 
+def test_the_last_numbers_of_the_domain_are_drawn_as_any_other() -> None:
+    images = np.full((1, 8, 8, 1), 0.6, dtype=np.float32)
+
+    def count(n: int, first: int) -> list[int]:
+        counted = count_votes(
+            half_space, images, [1], LAW, n, seed=2**32 - 1, indices=[2**32 - 1], first=first
+        )
+        assert counted.draws.tolist() == [[n]]
+        return counted.votes[0].tolist()
+
+    last = 2**31 - 1
+    assert count(2000, last - 3000)[0] + count(1000, last - 1000)[0] == count(3000, last - 3000)[0]
+
+
+def test_votes_do_not_depend_on_the_default_generator() -> None:
+    images = np.full((1, 8, 8, 1), 0.6, dtype=np.float32)
+    plain = count_votes(half_space, images, [1], LAW, 2000)
+    with jax.default_prng_impl("rbg"):
+        other = count_votes(half_space, images, [1], LAW, 2000)
+    with jax.threefry_partitionable(False):
+        older = count_votes(half_space, images, [1], LAW, 2000)
+    assert plain.votes.tolist() == other.votes.tolist() == older.votes.tolist()
+
+
 def test_every_law_has_its_own_draws() -> None:
     images = np.full((1, 8, 8, 1), 0.5, dtype=np.float32)
     # Sigma does not change the sign of a coordinate: equal streams would give equal votes.
@@ -271,6 +295,17 @@ print(json.dumps([smaller, sampler.start(image, [1], law, 4096).result().correct
         ({"images": np.zeros((8, 8, 1), np.float32)}, r"\(N, H, W, C\)"),
         ({"labels": [1, 1]}, "must agree"),
         ({"law": noise.gaussian(63, 0.5)}, "dimension 64"),
+        # What the compiled program cannot tell from another number.
+        ({"seed": 2**32}, r"seed must be a whole number in \[0, 4294967296\), got 4294967296"),
+        ({"seed": -1}, r"seed must be .* in \[0, 4294967296\), got -1"),
+        ({"indices": [2**32]}, r"index must be .* in \[0, 4294967296\), got 4294967296"),
+        ({"indices": [-1]}, r"index must be .* in \[0, 4294967296\), got -1"),
+        ({"indices": [0.5]}, "index must be a whole number .* got 0.5"),
+        ({"labels": [0.5]}, "label must be a whole number .* got 0.5"),
+        ({"labels": np.array([2**32])}, "label must be a whole number .* got 4294967296"),
+        ({"first": -1}, r"first draw must be .* in \[0, 2147483648\), got -1"),
+        ({"first": 2**31 - 10}, r"first \+ n, must be .* in \[1, 2147483648\), got 2147483648"),
+        ({"n": 2**31}, r"first \+ n, must be .*, got 2147483648"),
         ({"inside": [LAW.with_sigma(0.4)]}, "the law itself, truncated"),
         ({"inside": [LAW.with_sigma(0.4).truncated(0.5)]}, "the law itself, truncated"),
     ],

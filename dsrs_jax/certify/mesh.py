@@ -92,7 +92,8 @@ def _redistribute(
 ) -> Float64[Array, " count"]:
     steps = jnp.abs(jnp.diff(coordinates, axis=-1))
     width = jnp.diff(grid)
-    steps = jnp.where(jnp.isfinite(steps) & (width > 2.0 * _ASIDE), steps, 0.0)
+    wide = (width > 2.0 * _ASIDE)[None, :]
+    steps = jnp.where(jnp.isfinite(steps) & wide, steps, 0.0)
     variation = jnp.sum(steps, axis=0)
     # A floor keeps every stretch of the range covered even where nothing seems to change.
     variation = variation + 0.02 * jnp.sum(variation) * width / (grid[-1] - grid[0])

@@ -45,6 +45,7 @@ from dsrs_jax.votes import (
     State,
     VoteTable,
     collect,
+    confirm,
     second_laws,
     table_of,
 )
@@ -148,6 +149,8 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             console.print(
                 f"{len(indices) - len(missing)} of {len(indices)} images were done before."
             )
+        with stages("data"):
+            _confirm(dataset, [index for index in indices if folder.has(index)], folder, console)
         with stages("sampling"):
             share = missing[processes.process :: processes.processes]
             _sample(settings, plan, classifier, dataset, share, folder, processes, console)
@@ -237,6 +240,21 @@ def _announce_largest_radius(plan: SamplingPlan, protocol: Protocol, console: Co
         "Largest radius, were all votes right: "
         f"Neyman-Pearson {report.rounded_down(plain)}, DSRS {report.rounded_down(most)}."
     )
+
+
+def _confirm(
+    dataset: data.Dataset, done: list[int], folder: RecordFolder, console: Console
+) -> None:
+    """Reads again what was recorded before, wherever it lies now: it must be the same."""
+    if without_digest := sum("image" not in folder.records[index] for index in done):
+        console.print(
+            f"{without_digest} images were recorded by an earlier version without a digest: only "
+            "their labels can be compared with the data."
+        )
+    with report.progress(console, "comparing", len(done), "images") as advance:
+        for example in data.read_ahead(dataset, done):
+            confirm([example], folder.records)
+            advance(1)
 
 
 def _sample(

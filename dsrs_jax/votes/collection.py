@@ -4,18 +4,19 @@ Blocks overlap: while one waits for its counts, the devices already work on the 
 can have no radius after the interim look is not drawn further, which may only cost it its
 radius (docs/scale.md, "The interim look").
 
-A record is {"index", "label", "draws", "votes"}, with an entry for each law of the plan, P first,
-and "abstained": true where the image was given up. Of an image that cannot be read it is {"index",
-"unreadable": why}.
+A record is {"index", "label", "image", "draws", "votes"}: "image" is the digest of image and label,
+the last two have an entry for each law of the plan, P first; "abstained": true where the image was
+given up. Of an image that cannot be read it is {"index", "unreadable": why}.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from dsrs_jax.bounds import Protocol
 from dsrs_jax.data import Example
 from dsrs_jax.noise import RadialLaw
+from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.signals import last_words
 from dsrs_jax.votes.plan import Kind, SamplingPlan
 from dsrs_jax.votes.records import RecordFolder
@@ -107,6 +109,41 @@ def collect(
         write()
 
 
+def digest(image: np.ndarray, label: int) -> str:
+    """16 hexadecimal digits that tell one image and its label from any other.
+
+    Args:
+        image: (H, W, C), as the data set gives it.
+        label: its class.
+    """
+    what = f"{image.shape} {image.dtype} {label}\n".encode()
+    return hashlib.sha256(what + image.tobytes()).hexdigest()[:16]
+
+
+def confirm(examples: Iterable[Example], records: Mapping[int, dict[str, Any]]) -> None:
+    """Compares images with those that were recorded under their indices.
+
+    A record without a digest, as earlier versions wrote it, is compared by its label.
+
+    Raises:
+        UserError: an image or a label is another one, or the image cannot be read any more.
+    """
+    for example in examples:
+        record = records[example.index]
+        if example.image is None:
+            what = f"cannot be read any more ({example.problem})"
+        elif example.label != record["label"]:
+            what = f"has the label {example.label}, and had {record['label']}"
+        elif record.get("image", "") not in ("", digest(example.image, example.label)):
+            what = "is another image"
+        else:
+            continue
+        raise UserError(
+            f"index {example.index} {what}: the recorded votes are not of these data; give the "
+            "data that the run was begun with, or another --out"
+        )
+
+
 def _cut(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
     remaining = iter(examples)
     while block := list(itertools.islice(remaining, size)):
@@ -167,8 +204,15 @@ def _draw(
             records.append({"index": example.index, State.UNREADABLE.value: example.problem})
         else:
             readable.append(example)
-            empty = {"draws": [0] * laws, "votes": [0] * laws}
-            records.append({"index": example.index, "label": example.label, **empty})
+            records.append(
+                {
+                    "index": example.index,
+                    "label": example.label,
+                    "image": digest(example.image, example.label),
+                    "draws": [0] * laws,
+                    "votes": [0] * laws,
+                }
+            )
     if not readable:
         return records
     block = _Block(

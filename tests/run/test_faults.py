@@ -130,3 +130,68 @@ def test_a_damaged_image_is_named_and_all_others_are_certified(
     shutil.rmtree(folder)
     assert main(command) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def _npz(file: Path, order: np.ndarray, labels: np.ndarray) -> None:
+    digits = data.in_memory(data.load("digits"))
+    file.parent.mkdir(exist_ok=True)
+    np.savez(file, images=digits.images[order], labels=labels)
+
+
+def test_other_data_under_the_same_name_are_refused(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order, out = np.arange(12), tmp_path / "run"
+    labels = data.in_memory(data.load("digits")).labels[order]
+    file, moved = tmp_path / "images.npz", tmp_path / "moved" / "other.npz"
+    _npz(file, order, labels)
+    command = ["certify", "--dataset", "npz", "--model", model, "--n", "500", "--q-inside", "0.5"]
+    command += ["--out", str(out), "--data-dir"]
+    assert main([*command, str(file), "--stop", "6"]) == 0
+    table = (out / "certificates.csv").read_bytes()
+    records = {path: path.read_bytes() for path in record_files(out)}
+    capsys.readouterr()
+
+    # Of a finished run, and of one that has images to draw: the first that is another is named.
+    swapped = order.copy()
+    swapped[[3, 7]] = 7, 3
+    wrong = labels.copy()
+    wrong[2] += 1
+    for images, classes, message in (
+        (swapped, labels, "index 3"),
+        (order, wrong, f"index 2 has the label {wrong[2]}, and had {labels[2]}"),
+        (order[::-1], labels[::-1], "index 0"),
+    ):
+        _npz(file, images, classes)
+        for rest in (["--stop", "6"], []):
+            assert main([*command, str(file), *rest]) == 2
+            error = capsys.readouterr().err
+            assert error.count("\n") == 1 and message in error and "another --out" in error
+            assert (out / "certificates.csv").read_bytes() == table
+            assert {path: path.read_bytes() for path in record_files(out)} == records
+
+    # The same images elsewhere are the same data.
+    _npz(moved, order, labels)
+    assert main([*command, str(moved), "--stop", "6"]) == 0
+    assert (out / "certificates.csv").read_bytes() == table
+    assert main([*command, str(moved)]) == 0
+    assert len(rows_of(out)) == 12
+
+
+def test_an_image_that_is_damaged_after_it_was_recorded_is_refused(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits, folder, out = data.load("digits"), tmp_path / "images", tmp_path / "run"
+    for index in range(3):
+        image, _ = digits[index]
+        file = folder / "0" / f"{index:03d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.round(image[..., 0] * 255).astype(np.uint8)).save(file)
+    command = ["certify", "--dataset", "folder", "--data-dir", str(folder), "--model", model]
+    command += ["--n", "500", "--q-inside", "0.5", "--out", str(out)]
+    assert main(command) == 0
+    capsys.readouterr()
+    file.write_bytes(file.read_bytes()[:30])
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "index 2 cannot be read any more" in error

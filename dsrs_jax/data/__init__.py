@@ -40,9 +40,7 @@ LOADERS: dict[str, Callable[[str, Path | None], Dataset]] = {
     "mnist": mnist.load,
     "fashionmnist": partial(mnist.load, name="fashionmnist"),
     "cifar10": cifar10.load,
-    "tinyimagenet": files.load_tinyimagenet,
-    "imagenet": files.load_imagenet,
-    "folder": files.load_folder,
+    **files.LOADERS,
     "npz": npz.load,
 }
 DATASETS = tuple(LOADERS)
@@ -57,17 +55,30 @@ IMAGE_SHAPES = {
 }
 
 
-def load(name: str, split: str = "test", data_dir: str | Path | None = None) -> Dataset:
+def load(
+    name: str,
+    split: str = "test",
+    data_dir: str | Path | None = None,
+    class_file: str | Path | None = None,
+) -> Dataset:
     """The dataset called `name`, one of DATASETS, and its `split`, one of SPLITS.
 
     `data_dir` is the folder (npz: the file) of a set that does not ship with a library, or
-    "tfds:NAME" for one that tensorflow-datasets built.
+    "tfds:NAME" for one that tensorflow-datasets built. `class_file` has the names of the class
+    folders of image files, one a line, in the order of their labels; without it a set says them
+    itself.
     Raises UserError for an unknown name or split, and for missing or damaged files.
     """
     if name not in LOADERS:
         raise UserError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    if data_dir is not None and str(data_dir).startswith(tfds.PREFIX):
+    of_tfds = data_dir is not None and str(data_dir).startswith(tfds.PREFIX)
+    if class_file is not None:
+        if of_tfds or name not in files.LOADERS:
+            raise UserError(f"--classes names class folders: of {', '.join(files.LOADERS)}")
+        folder = None if data_dir is None else Path(data_dir)
+        return files.LOADERS[name](split, folder, files.read_class_names(Path(class_file)))
+    if of_tfds:
         return tfds.load(name, split, str(data_dir).removeprefix(tfds.PREFIX))
     return LOADERS[name](split, None if data_dir is None else Path(data_dir))

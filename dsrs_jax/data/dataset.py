@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import abc
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -33,6 +34,7 @@ class Dataset(abc.ABC):
         classes: number of classes.
         image_shape: (H, W, C) of every image.
         order: what an index means, ORIGINAL or SHUFFLED.
+        class_labels: label of each class folder, by name; empty where no folders say the classes.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Dataset(abc.ABC):
     classes: int
     image_shape: tuple[int, int, int]
     order: str
+    class_labels: Mapping[str, int] = MappingProxyType({})
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -90,8 +93,10 @@ class LazyDataset(Dataset):
         classes: int,
         image_shape: tuple[int, int, int],
         order: str = ORIGINAL,
+        class_labels: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.name, self.split, self.classes, self.order = name, split, classes, order
+        self.class_labels = dict(class_labels)
         self.image_shape, self._size, self._read = image_shape, size, read
 
     def __len__(self) -> int:

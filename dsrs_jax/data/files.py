@@ -7,7 +7,7 @@ trained and tested with does (torchvision's Resize and CenterCrop on Pillow imag
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -101,52 +101,98 @@ def pixels(image: Image.Image) -> Float32[np.ndarray, "height width channels"]:
     return (values if values.ndim == 3 else values[..., None]).astype(np.float32) / np.float32(255)
 
 
-def load_imagenet(split: str, data_dir: Path | None) -> Dataset:
+def load_imagenet(split: str, data_dir: Path | None, names: Sequence[str] | None = None) -> Dataset:
     """ImageNet's validation set as "test" (50,000 images), or "train", from folders by class.
 
     The order is that of the published results: folders by name, in each the files by name. A
-    class is the place of its folder.
+    class is the place of its folder's name among `names`, or else among the thousand WordNet ids,
+    so that some of the folders have the labels that they have among all.
+
+    Raises:
+        UserError: a folder's name is none of these, nor of a whole train/, nor a number.
     """
     folder = _existing("imagenet", data_dir, _IMAGENET_LAYOUT)
     inside = folder / ("val" if split == "test" else "train")
     # A folder of classes itself is taken, too.
-    files, labels, classes = _by_class(inside if inside.is_dir() else folder, _IMAGENET_LAYOUT)
-    if classes > IMAGENET_CLASSES:
-        raise UserError(f"{folder} has {classes} folders, ImageNet {IMAGENET_CLASSES} classes")
-    shape = (IMAGENET_SIZE, IMAGENET_SIZE, 3)
-    return _of_files("imagenet", split, files, labels, IMAGENET_CLASSES, imagenet_preprocess, shape)
+    inside = inside if inside.is_dir() else folder
+    if names is not None:
+        known = _places(names)
+    else:
+        wordnet = _places(Path(__file__).with_name("imagenet_wnids.txt").read_text().split())
+        found, train = _class_names(inside), _class_names(folder / "train")
+        if set(found) <= set(wordnet):
+            known = wordnet
+        elif len(train) == IMAGENET_CLASSES or _are_numbers(found):
+            known = _labels_of(train if len(train) == IMAGENET_CLASSES else found)
+        else:
+            strange = min(set(found) - set(wordnet))
+            raise UserError(
+                f"{inside / strange} is no WordNet id of ImageNet, so its label is not known; give "
+                "--classes FILE, the names of all 1000 folders in the model's order"
+            )
+    if names is not None and len(names) != IMAGENET_CLASSES:
+        raise UserError(f"--classes names {len(names)} classes, imagenet has {IMAGENET_CLASSES}")
+    files, labels = _by_class(inside, _IMAGENET_LAYOUT, known)
+    _require_classes(folder, known, IMAGENET_CLASSES, "ImageNet")
+    shape, many = (IMAGENET_SIZE, IMAGENET_SIZE, 3), IMAGENET_CLASSES
+    return _of_files("imagenet", split, files, labels, known, many, imagenet_preprocess, shape)
 
 
-def load_tinyimagenet(split: str, data_dir: Path | None) -> Dataset:
+def load_tinyimagenet(
+    split: str, data_dir: Path | None, names: Sequence[str] | None = None
+) -> Dataset:
     """TinyImageNet's validation set as "test" (10,000 images, in the order of their numbers).
 
-    Labels are places in the sorted list of the class folders of train/ (or of wnids.txt).
+    Labels are places among `names`, or else in the sorted list of wnids.txt, or else of the class
+    folders of train/.
     """
     folder = _existing("tinyimagenet", data_dir, _TINYIMAGENET_LAYOUT)
-    shape = (TINYIMAGENET_SIZE, TINYIMAGENET_SIZE, 3)
+    annotations, listed = folder / "val" / "val_annotations.txt", folder / "wnids.txt"
+    if names is not None:
+        known = _places(names)
+    elif listed.is_file():
+        known = _labels_of(listed.read_text().split())
+    elif (folder / "train").is_dir():
+        known = _labels_of(_class_names(folder / "train"))
+    elif annotations.is_file():
+        raise UserError(f"{folder} has neither train/ nor wnids.txt, which say the classes' order")
+    else:
+        known = _labels_of(_class_names(folder / "val"))
+    if names is not None and len(names) != TINYIMAGENET_CLASSES:
+        raise UserError(
+            f"--classes names {len(names)} classes, tinyimagenet has {TINYIMAGENET_CLASSES}"
+        )
     if split == "train":
-        files, labels, classes = _by_class(folder / "train", _TINYIMAGENET_LAYOUT)
-    elif (folder / "val" / "val_annotations.txt").is_file():
-        files, labels, classes = _by_annotations(folder)
+        files, labels = _by_class(folder / "train", _TINYIMAGENET_LAYOUT, known)
+    elif annotations.is_file():
+        files, labels = _by_annotations(annotations, known)
     else:  # validation images that somebody sorted into folders by class
-        files, labels, classes = _by_class(folder / "val", _TINYIMAGENET_LAYOUT)
+        files, labels = _by_class(folder / "val", _TINYIMAGENET_LAYOUT, known)
         order = sorted(range(len(files)), key=lambda i: _number(files[i]))
         files, labels = [files[i] for i in order], [labels[i] for i in order]
-    if classes > TINYIMAGENET_CLASSES:
-        raise UserError(f"{folder} has {classes} classes, TinyImageNet {TINYIMAGENET_CLASSES}")
+    _require_classes(folder, known, TINYIMAGENET_CLASSES, "TinyImageNet")
     preprocess, many = tinyimagenet_preprocess, TINYIMAGENET_CLASSES
-    return _of_files("tinyimagenet", split, files, labels, many, preprocess, shape)
+    shape = (TINYIMAGENET_SIZE, TINYIMAGENET_SIZE, 3)
+    return _of_files("tinyimagenet", split, files, labels, known, many, preprocess, shape)
 
 
-def load_folder(split: str, data_dir: Path | None) -> Dataset:
+def load_folder(split: str, data_dir: Path | None, names: Sequence[str] | None = None) -> Dataset:
     """Any images with one folder a class, in folder and file order, as they are.
 
-    Where DATA_DIR/test (or train) exists it is that split's. All images have the shape of the
-    first one, as EXIF rotates it; they are grey if that is.
+    Where DATA_DIR/test (or train) exists it is that split's. A label is the place of the folder's
+    name among `names`, or else among those of DATA_DIR/train where both splits have a folder, or
+    else among the folders; folders that are numbers are their labels. All images have the shape of
+    the first one, as EXIF rotates it; they are grey if that is.
     """
     folder = _existing("folder", data_dir, _FOLDER_LAYOUT)
-    inside = folder / split
-    files, labels, classes = _by_class(inside if inside.is_dir() else folder, _FOLDER_LAYOUT)
+    inside = folder / split if (folder / split).is_dir() else folder
+    train = folder / "train"
+    if names is not None:
+        known = _places(names)
+    else:
+        known = _labels_of(_class_names(train if inside != folder and train.is_dir() else inside))
+    files, labels = _by_class(inside, _FOLDER_LAYOUT, known)
+    classes = max(known.values()) + 1
     try:
         with Image.open(files[0]) as image:
             first = _upright(image)
@@ -159,7 +205,33 @@ def load_folder(split: str, data_dir: Path | None) -> Dataset:
         return _as_grey(found) if grey else found.convert("RGB")
 
     shape = (height, width, 1 if grey else 3)
-    return _of_files("folder", split, files, labels, classes, preprocess, shape)
+    return _of_files("folder", split, files, labels, known, classes, preprocess, shape)
+
+
+LOADERS = {
+    "tinyimagenet": load_tinyimagenet,
+    "imagenet": load_imagenet,
+    "folder": load_folder,
+}
+
+
+def read_class_names(file: Path) -> list[str]:
+    """The names of a model's classes, in the order of their labels: one a line, UTF-8.
+
+    Raises:
+        UserError: the file cannot be read, a line is empty, or a name is there twice.
+    """
+    try:
+        names = [line.strip() for line in file.read_text("utf-8-sig").rstrip().splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read --classes {file}: {_reason(error)}") from error
+    if not names:
+        raise UserError(f"--classes {file} is empty; give one class name a line")
+    for number, name in enumerate(names, start=1):
+        if not name or name in names[: number - 1]:
+            what = f"has {name!r} again" if name else "is empty"
+            raise UserError(f"--classes {file}: line {number} {what}; give each class's name once")
+    return names
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -183,27 +255,46 @@ def _existing(name: str, data_dir: Path | None, layout: str) -> Path:
     return data_dir
 
 
-def _by_class(folder: Path, layout: str) -> tuple[list[Path], list[int], int]:
-    """Files, labels and the number of classes of a folder of class folders."""
-    names = _class_folders(folder) if folder.is_dir() else []
+def _by_class(folder: Path, layout: str, known: Mapping[str, int]) -> tuple[list[Path], list[int]]:
+    """Files and labels of a folder of class folders, whose labels are known by name."""
     files: list[Path] = []
     labels: list[int] = []
-    for label, path in enumerate(names):
+    for name in _class_names(folder):
+        if name not in known:
+            raise UserError(
+                f"{folder / name} is none of the {len(known)} known classes; rename it, or give "
+                "--classes FILE, the names of all classes in the model's order"
+            )
         found = sorted(
             file
-            for file in path.rglob("*")
+            for file in (folder / name).rglob("*")
             if file.suffix.lower() in _SUFFIXES
-            and not any(_hidden(part) for part in file.relative_to(path).parts)
+            and not any(_hidden(part) for part in file.relative_to(folder).parts)
         )
         files += found
-        labels += [label] * len(found)
+        labels += [known[name]] * len(found)
     if not files:
         raise UserError(f"no images in {folder}; expected {layout}")
-    return files, labels, len(names)
+    return files, labels
 
 
-def _class_folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not _hidden(path.name))
+def _by_annotations(file: Path, known: Mapping[str, int]) -> tuple[list[Path], list[int]]:
+    """TinyImageNet's val/, whose file val_annotations.txt says each image's class."""
+    rows = [line.split("\t") for line in file.read_text().splitlines() if line.strip()]
+    for number, row in enumerate(rows, start=1):
+        if len(row) < 2 or row[1] not in known:
+            raise UserError(f"{file}: line {number} names no known class")
+    rows.sort(key=lambda row: _number(Path(row[0])))
+    return [file.parent / "images" / row[0] for row in rows], [known[row[1]] for row in rows]
+
+
+def _class_names(folder: Path) -> list[str]:
+    """Names of the class folders, sorted; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and not _hidden(path.name)
+    )
 
 
 def _hidden(name: str) -> bool:
@@ -211,24 +302,29 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name in _LEFT_BY_SYSTEMS
 
 
-def _by_annotations(folder: Path) -> tuple[list[Path], list[int], int]:
-    """TinyImageNet's val/, whose file val_annotations.txt says each image's class."""
-    annotations = folder / "val" / "val_annotations.txt"
-    listed = folder / "wnids.txt"
-    if (folder / "train").is_dir():
-        names = [path.name for path in _class_folders(folder / "train")]
-    elif listed.is_file():
-        names = sorted(listed.read_text().split())
-    else:
-        raise UserError(f"{folder} has neither train/ nor wnids.txt, which say the classes' order")
-    label = {name: place for place, name in enumerate(names)}
-    rows = [line.split("\t") for line in annotations.read_text().splitlines() if line.strip()]
-    for number, row in enumerate(rows, start=1):
-        if len(row) < 2 or row[1] not in label:
-            raise UserError(f"{annotations}: line {number} names no known class")
-    rows.sort(key=lambda row: _number(Path(row[0])))
-    files = [folder / "val" / "images" / row[0] for row in rows]
-    return files, [label[row[1]] for row in rows], len(names)
+def _places(names: Iterable[str]) -> dict[str, int]:
+    return {name: place for place, name in enumerate(names)}
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    return all(name.isascii() and name.isdigit() for name in names)
+
+
+def _labels_of(names: Sequence[str]) -> dict[str, int]:
+    """The labels that class names say by themselves: numbers, or places in sorted order."""
+    if not _are_numbers(names):
+        return _places(sorted(names))
+    labels = {name: int(name) for name in names}
+    if len(set(labels.values())) < len(labels):
+        raise UserError(f"two class folders are one number: {', '.join(names)}")
+    return labels
+
+
+def _require_classes(folder: Path, known: Mapping[str, int], classes: int, whose: str) -> None:
+    """UserError for labels that a set of `classes` classes has not."""
+    if max(known.values(), default=0) >= classes:
+        most = max(known.values()) + 1
+        raise UserError(f"{folder} has labels of {most} classes, {whose} has {classes}")
 
 
 def _number(file: Path) -> tuple[int, str]:
@@ -241,6 +337,7 @@ def _of_files(
     split: str,
     files: Sequence[Path],
     labels: Sequence[int],
+    known: Mapping[str, int],
     classes: int,
     preprocess: Preprocess,
     shape: tuple[int, int, int],
@@ -252,7 +349,9 @@ def _of_files(
         except Exception as error:  # for damaged files Pillow raises nearly anything
             raise UnreadableImage(f"image {index}, {files[index]}: {_reason(error)}") from error
 
-    return LazyDataset(name, split, len(files), read, classes, shape)
+    here = set(labels)
+    class_labels = {name: known[name] for name in sorted(known) if known[name] in here}
+    return LazyDataset(name, split, len(files), read, classes, shape, class_labels=class_labels)
 
 
 def _reason(error: Exception) -> str:

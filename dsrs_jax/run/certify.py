@@ -135,6 +135,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
                     settings.model, settings.law, dataset, out, console,
                     alone=processes.processes == 1, seed=settings.seed,
                 )  # fmt: skip
+            labels = _labels_to_tell(settings, dataset, classifier)
             law = settings.law.law(classifier.metadata.image_shape, classifier.metadata)
             plan = SamplingPlan(law, second, settings.protocol.n)
             if first and not (out / CONFIG_FILE).exists():
@@ -142,9 +143,20 @@ def run(settings: Settings, words: Sequence[str]) -> None:
                     compiled()
                     _announce_largest_radius(plan, protocol, console)
             identity = _identity(settings, plan, classifier, dataset)
+            if labels:
+                identity["class_labels"] = labels
             folder = stack.enter_context(RecordFolder(out, identity, processes.process))
             missing = [index for index in indices if not folder.has(index)]
             stack.enter_context(Heartbeat(out, processes.process, settings.patience))
+        if first and labels:
+            said = ", ".join(f"{name} {label}" for name, label in list(labels.items())[:20])
+            more = f" and {len(labels) - 20} more ({CONFIG_FILE})" if len(labels) > 20 else ""
+            console.print(
+                f"{len(labels)} of the model's {classifier.metadata.classes} classes are here; "
+                f"labels: {said}{more}.",
+                soft_wrap=True,
+                markup=False,
+            )
         if first and 0 < len(missing) < len(indices):
             console.print(
                 f"{len(indices) - len(missing)} of {len(indices)} images were done before."
@@ -218,6 +230,20 @@ def _identity(
         "dtype": settings.model.dtype,
         "model": fingerprint(classifier),
     }
+
+
+def _labels_to_tell(
+    settings: Settings, dataset: data.Dataset, classifier: Classifier
+) -> dict[str, int]:
+    """Labels of the class folders, unless they are just the model's classes in the names' order."""
+    classes = classifier.metadata.classes
+    if settings.data.classes is not None and dataset.classes != classes:
+        raise UserError(
+            f"--classes {settings.data.classes} names {dataset.classes} classes, the model has "
+            f"{classes}; give one name for each, in the model's order"
+        )
+    labels = dict(dataset.class_labels)
+    return {} if list(labels.values()) == list(range(classes)) else labels
 
 
 def _announce_largest_radius(plan: SamplingPlan, protocol: Protocol, console: Console) -> None:

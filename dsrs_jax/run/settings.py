@@ -26,10 +26,13 @@ class DatasetOptions:
         None, "folder of its files, or tfds:NAME", metavar="DIR", often=True
     )
     split: str = option("test", "which part", choices=data.SPLITS)
+    classes: str | None = option(
+        None, "names of the class folders, one a line, in the model's order", metavar="FILE"
+    )
 
     def load(self) -> data.Dataset:
         """The data set."""
-        return data.load(self.dataset, self.split, self.data_dir)
+        return data.load(self.dataset, self.split, self.data_dir, self.classes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,14 +71,18 @@ def _noise(seed: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def test_imagenet_is_read_by_folders_of_classes_in_order(tmp_path: Path) -> None:
-    names = [("n02", "ILSVRC2012_val_00000003"), ("n01", "ILSVRC2012_val_00000009"),
-             ("n02", "ILSVRC2012_val_00000001"), ("n01", "ILSVRC2012_val_00000002")]  # fmt: skip
+    names = [
+        ("n02979186", "ILSVRC2012_val_00000003"),
+        ("n02102040", "ILSVRC2012_val_00000009"),
+        ("n02979186", "ILSVRC2012_val_00000001"),
+        ("n02102040", "ILSVRC2012_val_00000002"),
+    ]
     for number, (folder, name) in enumerate(names):
         _save(tmp_path / "val" / folder / f"{name}.JPEG", _noise(number, (260, 300, 3)))
     imagenet = data.load("imagenet", "test", tmp_path)
     assert (len(imagenet), imagenet.image_shape, imagenet.classes) == (4, (224, 224, 3), 1000)
-    assert [imagenet[i][1] for i in range(4)] == [0, 0, 1, 1]
-    with Image.open(tmp_path / "val" / "n01" / f"{names[3][1]}.JPEG") as first:
+    assert [imagenet[i][1] for i in range(4)] == [217, 217, 482, 482]
+    with Image.open(tmp_path / "val" / "n02102040" / f"{names[3][1]}.JPEG") as first:
         wanted = files.pixels(files.imagenet_preprocess(first))
     np.testing.assert_array_equal(imagenet[0][0], wanted)
     assert imagenet[0][0].dtype == np.float32 and imagenet.order == "original"
@@ -243,6 +247,77 @@ def test_colour_is_not_made_grey_in_silence(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[0][0], found[1][0])
     with pytest.raises(data.UnreadableImage, match=r"2\.png: it is in colour"):
         found[2]
+
+
+def _labels(name: str, folder: Path, class_file: Path | None = None) -> list[int]:
+    found = data.load(name, "test", folder, class_file)
+    return [found[i][1] for i in range(len(found))]
+
+
+def test_the_wordnet_ids_are_a_thousand_in_order() -> None:
+    names = Path(files.__file__).with_name("imagenet_wnids.txt").read_text().split()
+    assert len(names) == 1000 and names == sorted(set(names))
+    # Their places in the labels of the published networks.
+    for name, label in {
+        "n01440764": 0,
+        "n02102040": 217,
+        "n03000684": 491,
+        "n15075141": 999,
+    }.items():
+        assert names[label] == name
+
+
+def test_imagenet_with_folders_of_other_names_needs_the_names(tmp_path: Path) -> None:
+    _save(tmp_path / "set" / "tench" / "0.png", COLOUR)
+    with pytest.raises(UserError, match=r"tench is no WordNet id .* --classes FILE"):
+        data.load("imagenet", "test", tmp_path / "set")
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"class {i}\n" for i in range(999)) + "tench\n")
+    assert _labels("imagenet", tmp_path / "set", names) == [999]
+    names.write_text("goldfish\ntench\n")
+    with pytest.raises(UserError, match="names 2 classes, imagenet has 1000"):
+        data.load("imagenet", "test", tmp_path / "set", names)
+
+
+def test_where_labels_come_from(tmp_path: Path) -> None:
+    for name in ("10", "2", "003"):
+        _save(tmp_path / "numbers" / name / "0.png", GREY)
+    assert _labels("folder", tmp_path / "numbers") == [3, 10, 2]  # in the order of the names
+    found = data.load("folder", "test", tmp_path / "numbers")
+    assert found.classes == 11 and found.class_labels == {"003": 3, "10": 10, "2": 2}
+    _save(tmp_path / "numbers" / "3" / "0.png", GREY)
+    with pytest.raises(UserError, match="two class folders are one number"):
+        data.load("folder", "test", tmp_path / "numbers")
+    # The training folder knows a class that the test folder lacks.
+    for name in ("train/ant", "train/bee", "train/cat", "test/cat", "test/bee"):
+        _save(tmp_path / "both" / name / "0.png", GREY)
+    assert _labels("folder", tmp_path / "both") == [1, 2]
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ndog\nbee\n\n")
+    assert _labels("folder", tmp_path / "both", names) == [2, 0]
+    names.write_text("cat\ndog\n")
+    with pytest.raises(UserError, match=r"bee is none of the 2 known classes"):
+        data.load("folder", "test", tmp_path / "both", names)
+    (tmp_path / "both" / "test" / "wasp").mkdir()
+    with pytest.raises(UserError, match=r"wasp is none of the 3 known classes"):
+        data.load("folder", "test", tmp_path / "both")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"a\n\nb\n", "line 2 is empty"),
+        (b"a\nb\na\n", "line 3 has 'a' again"),
+        (b"\xff\xfe", "cannot read"),
+    ],
+)
+def test_a_file_of_class_names_that_is_none(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "names").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        files.read_class_names(tmp_path / "names")
+    with pytest.raises(UserError, match="--classes names class folders"):
+        data.load("digits", "test", None, tmp_path / "names")
 
 
 def test_a_set_in_memory_has_the_same_images(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from certify_runs import SIGMA, K, record_files, rows_of
+from PIL import Image
 
 from dsrs_jax import data, models, noise
 from dsrs_jax.bounds import lower_bound, threshold
@@ -219,3 +220,30 @@ def test_mnist_is_certified_from_its_files(mnist_dir: Path, tmp_path: Path) -> N
     ].tolist()
     assert all(0 <= int(row["votes_inside_0.5"]) <= int(row["votes"]) for row in rows)
     assert all(math.isfinite(float(row["radius_dsrs"])) for row in rows)
+
+
+def test_folders_that_are_not_just_the_models_classes_have_their_labels_told(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits, folder, names = data.load("digits"), tmp_path / "images", tmp_path / "names"
+    for word, label in (("seven", 7), ("two", 2)):
+        (folder / word).mkdir(parents=True)
+        index = next(i for i in range(len(digits)) if digits[i][1] == label)
+        values = np.rint(digits[index][0][..., 0] * 255).astype(np.uint8)
+        Image.fromarray(values).save(folder / word / "0.png")
+    command = ["certify", "--dataset", "folder", "--data-dir", str(folder), "--model", model]
+    command += ["--n", "60", "--q-inside", "0.5"]
+    assert main([*command, "--out", str(tmp_path / "places")]) == 0
+    told = "2 of the model's 10 classes are here; labels: seven 0, two 1.\n"
+    assert told in capsys.readouterr().out
+    words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    names.write_text("\n".join(words) + "\n")
+    out = tmp_path / "names given"
+    assert main([*command, "--classes", str(names), "--out", str(out)]) == 0
+    assert "labels: seven 7, two 2.\n" in capsys.readouterr().out
+    assert [int(row["label"]) for row in rows_of(out)] == [7, 2]
+    settings = json.loads((out / "config.json").read_text())
+    assert settings["class_labels"] == {"seven": 7, "two": 2}
+    names.write_text("\n".join(words[:8]) + "\n")
+    assert main([*command, "--classes", str(names), "--out", str(tmp_path / "short")]) == 2
+    assert "names 8 classes, the model has 10" in capsys.readouterr().err

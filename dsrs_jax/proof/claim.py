@@ -8,20 +8,25 @@ is above 1/2. What else the row says (its float bounds, its g, an earlier proof)
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import multiprocessing
 import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from flint import arb
+from flint import arb, ctx
 
 from dsrs_jax.proof import schema
 from dsrs_jax.proof.bound import lower_bound
-from dsrs_jax.proof.enclosure import Family, LawNumbers, enclose
-from dsrs_jax.proof.schema import LawFields, Method
+from dsrs_jax.proof.enclosure import PRECISION, Family, LawNumbers, enclose
+from dsrs_jax.proof.schema import UNKNOWN, Fields, LawFields, Method
 
 PROVED = "proved"
 _RULE = "threshold_"  # how the names of laws begin that a rule picks
+_INSIDE, _SIGMA = "inside_", "sigma_"  # P's own draws up to a quantile; P with another sigma
+_QUANTILE_ERROR = 1e-6  # of a quantile that the file states: SciPy's
+_NAME_ERROR = 1e-3  # of one in a law's name: of four digits, and its cutoff a float32
 _FIRST_SHRINK = 1e-9  # relative
 _SHRINKS = 20  # each twice the one before: to 5e-4 of the radius
 
@@ -55,7 +60,7 @@ def prove(claim: Claim) -> str:
         if weight == 0.0:  # the law plays no part
             votes = draws = 0
         if not 0 <= votes <= draws:
-            return "the counts of votes are not known" if votes == -1 else "impossible counts"
+            return "the counts of votes are not known" if votes == UNKNOWN else "impossible counts"
         bounds.append(lower_bound(votes, draws, claim.alpha, claim.parts))
     return verdict(enclose(claim.family, bounds, claim.multipliers, claim.radius))
 
@@ -93,7 +98,8 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Claim 
     P's own part of alpha, which needs all of the first ones to be right (Li et al., ICML 2022).
 
     Raises:
-        ValueError: a field is missing, no number, or outside its domain; the message says which.
+        ValueError: a field is missing, no number, outside its domain, or contradicts another one;
+            the message says which.
     """
     fields = schema.read(row, names, method)
     if fields is None:
@@ -102,8 +108,10 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Claim 
     if fields.pooled:
         laws, parts = (_pooled(laws),), len(laws)  # these bounds are one-sided
     own = tuple(LawNumbers(law.sigma, law.cutoff) for law in laws)
+    family = Family(fields.dimension, fields.k, fields.eta, own)
+    _refuse_contradictions(fields)
     return Claim(
-        Family(fields.dimension, fields.k, fields.eta, own),
+        family,
         tuple(law.votes for law in laws),
         tuple(law.draws for law in laws),
         fields.alpha,
@@ -111,6 +119,59 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Claim 
         tuple(law.multiplier for law in laws),
         fields.radius,
     )
+
+
+def _refuse_contradictions(fields: Fields) -> None:
+    """Raises a ValueError where what a row says of its laws cannot all be so."""
+    known = [law for law in fields.laws if law.votes != UNKNOWN]
+    for law in known:
+        if not 0 <= law.votes <= law.draws:
+            raise ValueError(f"impossible counts: {law.votes} of {law.draws} draws of {law.name}")
+    base, *extra = fields.laws
+    for law in extra:
+        if (law.cutoff is None) != (law.quantile is None):
+            raise ValueError(
+                f"{law.name} has a cutoff and no quantile, or a quantile and no cutoff"
+            )
+        if law.cutoff is not None and law.quantile is not None:
+            kept = _share_inside(fields.dimension, fields.k, fields.eta, law.cutoff)
+            if abs(kept - law.quantile) > _QUANTILE_ERROR:
+                raise ValueError(
+                    f"cutoff_{law.name} is {law.cutoff!r}, the quantile {float(kept):.6g}, but "
+                    f"quantile_{law.name} is {law.quantile!r}"
+                )
+        sigma, quantile = _number_in(law.name, _SIGMA), _number_in(law.name, _INSIDE)
+        if sigma is not None and (law.sigma != sigma or law.cutoff is not None):
+            raise ValueError(f"{law.name} is not P with sigma = {sigma!r}")
+        if law.name.startswith(_INSIDE) and (law.sigma != base.sigma or law.quantile is None):
+            raise ValueError(f"{law.name} is not P truncated: another sigma than P's, or no cutoff")
+        if quantile is not None and not abs((law.quantile or 0.0) - quantile) < _NAME_ERROR:
+            raise ValueError(f"{law.name} is truncated at the quantile {law.quantile!r}")
+    # Draws inside a level are among those inside a higher one, and all of them among P's.
+    inside = [law for law in known if law.name.startswith(_INSIDE)]
+    inside.sort(key=lambda law: law.cutoff or 0.0)
+    for inner, outer in itertools.pairwise([*inside, *(law for law in known if law is base)]):
+        if inner.votes > outer.votes or inner.draws - inner.votes > outer.draws - outer.votes:
+            raise ValueError(
+                f"{inner.name} has {inner.votes} votes of {inner.draws} draws, {outer.name}, whose "
+                f"draws they are among, {outer.votes} of {outer.draws}"
+            )
+
+
+@functools.lru_cache(maxsize=10_000)
+def _share_inside(dimension: int, k: float, eta: float, cutoff: float) -> arb:
+    """The probability that a law's level lies below a cutoff."""
+    with ctx.workprec(PRECISION):
+        shape = ((arb(dimension) - 2 * arb(k)) / arb(eta)).mid()  # at a ball Arb finds no value
+        return arb(cutoff).gamma_lower(shape, regularized=1)
+
+
+def _number_in(name: str, kind: str) -> float | None:
+    """The number that a law's name gives behind its kind; None where it gives none."""
+    try:
+        return schema.as_number(name.removeprefix(kind)) if name.startswith(kind) else None
+    except ValueError:
+        return None
 
 
 def _pooled(laws: Sequence[LawFields]) -> LawFields:

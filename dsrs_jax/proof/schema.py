@@ -11,17 +11,26 @@ import dataclasses
 import enum
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 POOLED = "pooled"
+_CLAIMS_NOTHING = ("none", "unreadable")
+UNKNOWN = -1  # votes that nobody knows
 _SIDES = {"one-sided": 1, "two-sided": 2}
 _REQUIRED = (
-    "dimension", "sigma", "k", "eta", "bounds", "alpha_np", "alpha_dsrs", "n", "votes", "status",
-    "radius_np", "radius_dsrs", "multiplier_np", "multiplier_p",
+    "index", "dimension", "sigma", "k", "eta", "bounds", "alpha_np", "alpha_dsrs", "n", "votes",
+    "status", "radius_np", "radius_dsrs", "multiplier_np", "multiplier_p",
 )  # fmt: skip
-_REQUIRED_OF_A_LAW = ("sigma", "cutoff", "votes", "draws")
+_REQUIRED_OF_A_LAW = ("sigma", "cutoff", "quantile", "votes", "draws")
+# float() also takes 0_0.5, the digits of every script, and spaces.
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_LARGEST_WHOLE = 2**53  # a double names larger ones only now and then
+
+
+_Number = TypeVar("_Number", int, float)
 
 
 class Method(enum.StrEnum):
@@ -106,11 +115,12 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class LawFields:
-    """What a row says of one law; the cutoff is None where it is not cut off."""
+    """What a row says of one law; cutoff and quantile are None where it is not cut off."""
 
     name: str
     sigma: float
     cutoff: float | None
+    quantile: float | None
     votes: int
     draws: int
     multiplier: float
@@ -146,6 +156,32 @@ def law_names(columns: Iterable[str]) -> list[str]:
     return [name for name in names if name not in (Method.NEYMAN_PEARSON, "p")]
 
 
+def as_number(written: str) -> float:
+    """The finite number that a text names, in ASCII and without spaces.
+
+    Raises:
+        ValueError: it names none.
+    """
+    if _NUMBER.fullmatch(written) is None:
+        raise ValueError(f"{written!r}, not a number")
+    value = float(written)
+    if not math.isfinite(value):
+        raise ValueError(f"{written}, which no double holds")
+    return value
+
+
+def as_whole(written: str) -> int:
+    """The whole number that a text names.
+
+    Raises:
+        ValueError: it names none, or one that a double need not hold.
+    """
+    value = as_number(written)
+    if value != math.floor(value) or abs(value) >= _LARGEST_WHOLE:
+        raise ValueError(f"{written}, not a whole number below 2^53")
+    return int(value)
+
+
 def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Fields | None:
     """What a row says of one of its radii; None for a radius of 0.
 
@@ -154,26 +190,21 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Fields
     """
 
     def number(column: str) -> float:
-        written = row.get(column)
-        try:
-            value = float(written or "")
-        except ValueError:
-            raise ValueError(f"{column} is {written!r}, not a number") from None
-        if not math.isfinite(value):
-            raise ValueError(f"{column} is {written}")
-        return value
+        return _said(as_number, row, column)
 
     def whole(column: str) -> int:
-        value = number(column)
-        if value != math.floor(value):
-            raise ValueError(f"{column} is {row[column]}, not a whole number")
-        return int(value)
+        return _said(as_whole, row, column)
+
+    def unless_empty(column: str) -> float | None:
+        return None if row[column] == "" else number(column)
 
     radius = number(f"radius_{method}")
     if radius < 0.0:
         raise ValueError(f"radius_{method} is negative")
     if radius == 0.0:
         return None
+    if method is Method.DSRS and row["status"] in _CLAIMS_NOTHING:
+        raise ValueError(f"radius_dsrs is positive, the status {row['status']!r} says that it is 0")
     sides = _SIDES.get(row["bounds"])
     if sides is None:
         raise ValueError(f"bounds is {row['bounds']!r}, not {' or '.join(_SIDES)}")
@@ -181,12 +212,12 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Fields
     if not 0.0 < alpha < 1.0:
         raise ValueError(f"alpha_{method} is outside (0, 1)")
     own = "multiplier_np" if method is Method.NEYMAN_PEARSON else "multiplier_p"
-    laws = [LawFields("p", number("sigma"), None, whole("votes"), whole("n"), number(own))]
+    laws = [LawFields("p", number("sigma"), None, None, whole("votes"), whole("n"), number(own))]
     for name in names if method is Method.DSRS else ():
-        cutoff = None if row[f"cutoff_{name}"] == "" else number(f"cutoff_{name}")
+        sigma, weight = number(f"sigma_{name}"), number(f"multiplier_{name}")
+        cutoff, quantile = unless_empty(f"cutoff_{name}"), unless_empty(f"quantile_{name}")
         votes, draws = whole(f"votes_{name}"), whole(f"draws_{name}")
-        weight = number(f"multiplier_{name}")
-        laws.append(LawFields(name, number(f"sigma_{name}"), cutoff, votes, draws, weight))
+        laws.append(LawFields(name, sigma, cutoff, quantile, votes, draws, weight))
     if any(law.multiplier < 0.0 for law in laws):
         raise ValueError("a multiplier is negative")
     if not any(law.multiplier for law in laws):
@@ -194,6 +225,13 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Fields
     pooled = method is Method.DSRS and row["status"] == POOLED
     dimension, k, eta = whole("dimension"), number("k"), number("eta")
     return Fields(radius, alpha, sides, pooled, dimension, k, eta, tuple(laws))
+
+
+def _said(meaning: Callable[[str], _Number], row: Mapping[str, str], column: str) -> _Number:
+    try:
+        return meaning(row.get(column) or "")
+    except ValueError as error:
+        raise ValueError(f"{column} is {error}") from None
 
 
 def rows_of(file: Path) -> tuple[list[Row], list[str]]:
@@ -212,8 +250,10 @@ def rows_of(file: Path) -> tuple[list[Row], list[str]]:
 def parse(content: str, source: str) -> tuple[list[Row], list[str]]:
     """The rows of a results file's content; `source` is its name for messages.
 
+    An image has one row: a second one says that it is.
+
     Raises:
-        NoCertificates: columns are missing.
+        NoCertificates: columns are missing, or their names cannot be shown.
     """
     lines = content.split("\n")
     header = _cells(lines[0])
@@ -226,7 +266,10 @@ def parse(content: str, source: str) -> tuple[list[Row], list[str]]:
         )
     if len(set(header)) < len(header):
         raise NoCertificates(f"{source} has two columns of one name: which one counts is not said")
+    if not all(column.isprintable() for column in header):
+        raise NoCertificates(f"{source} names its columns in characters that cannot be shown")
     rows = []
+    row_of: dict[int, int] = {}  # by image
     # Line by line: a stray quote must not swallow the rows that follow.
     for number, line in enumerate(lines[1:], start=1):
         last = number == len(lines) - 1
@@ -239,7 +282,16 @@ def parse(content: str, source: str) -> tuple[list[Row], list[str]]:
             wrong = f"{len(cells)} fields where the header has {len(header)}"
         elif last:
             wrong = "the file ends inside this row"
-        rows.append(Row(f"row {number} (index {fields.get('index', '?')})", fields, wrong))
+        else:
+            try:
+                first = row_of.setdefault(_said(as_whole, fields, "index"), number)
+                if first != number:
+                    wrong = f"row {first} is of the same image"
+            except ValueError as error:
+                wrong = str(error)
+        index = fields.get("index", "?")
+        shown = index if index.isascii() and index.isdigit() else ascii(index)
+        rows.append(Row(f"row {number} (index {shown})", fields, wrong))
     return rows, names
 
 

@@ -57,6 +57,7 @@ def test_twice_the_draws_of_p() -> None:
         "status": "pooled", "radius_np": "0", "radius_dsrs": repr(float(made.radius[0])),
         "multiplier_np": "0", "multiplier_p": repr(float(made.multipliers[0, 0])),
         "sigma_threshold_x+": "0.5", "cutoff_threshold_x+": "", "multiplier_threshold_x+": "0",
+        "quantile_threshold_x+": "",
         "votes_threshold_x+": str(N - 3), "draws_threshold_x+": str(N),
     }  # fmt: skip
     claim = claims.read(row, law_names(row), Method.DSRS)

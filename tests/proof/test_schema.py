@@ -82,23 +82,23 @@ def test_a_table_is_read_back_from_its_text(
     assert schema.read(rows[0].fields, names, Method.DSRS) == Fields(
         radius=radius[0], alpha=0.003, sides=2, pooled=False, dimension=64, k=28.0, eta=2.0,
         laws=(
-            LawFields("p", 0.5, None, 900, 1000, first[0]),
-            LawFields("inside_0.5", 0.5, INSIDE.cutoff, 460, 501, first[1]),
-            LawFields("threshold_x+", 0.5, LOW.cutoff, 980, 1000, first[2]),
+            LawFields("p", 0.5, None, None, 900, 1000, first[0]),
+            LawFields("inside_0.5", 0.5, INSIDE.cutoff, INSIDE.quantile, 460, 501, first[1]),
+            LawFields("threshold_x+", 0.5, LOW.cutoff, LOW.quantile, 980, 1000, first[2]),
         ),
     )  # fmt: skip
     assert schema.read(rows[1].fields, names, Method.DSRS) == Fields(
         radius=radius[1], alpha=0.003, sides=2, pooled=True, dimension=64, k=28.0, eta=2.0,
         laws=(
-            LawFields("p", 0.5, None, 1000, 1000, second[0]),
-            LawFields("inside_0.5", 0.5, INSIDE.cutoff, 500, 500, second[1]),
-            LawFields("threshold_x+", 0.5, None, 999, 1000, second[2]),
+            LawFields("p", 0.5, None, None, 1000, 1000, second[0]),
+            LawFields("inside_0.5", 0.5, INSIDE.cutoff, INSIDE.quantile, 500, 500, second[1]),
+            LawFields("threshold_x+", 0.5, None, None, 999, 1000, second[2]),
         ),
     )  # fmt: skip
     plain = schema.read(rows[0].fields, names, Method.NEYMAN_PEARSON)
     assert plain is not None and not plain.pooled
     assert (plain.radius, plain.alpha) == (radius[0], 0.003)
-    assert plain.laws == (LawFields("p", 0.5, None, 900, 1000, first[0]),)
+    assert plain.laws == (LawFields("p", 0.5, None, None, 900, 1000, first[0]),)
     assert all(schema.read(rows[2].fields, names, method) is None for method in Method)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dsrs_jax.proof.claim import PROVED, Claim, read, solve
@@ -32,8 +32,10 @@ def files_in(place: Path) -> list[Path]:
     return found
 
 
-def check(file: Path, processes: int | None = None) -> int:
+def check(file: Path, processes: int | None = None, *, prefix: str = "") -> int:
     """Proves a results file and prints what it found; the exit code (0 or 1).
+
+    The last line says what was proved. `prefix` begins every line.
 
     Raises:
         NoCertificates: as in `schema.rows_of`.
@@ -65,18 +67,54 @@ def check(file: Path, processes: int | None = None) -> int:
             print(f"\r{len(answers)} of {total}", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty():
         print("\r", end="", file=sys.stderr)
-    proved = sum(answers[claim] == PROVED for _, _, claim in claims)
+    proved = [one for one in claims if answers[one[2]] == PROVED]
     for row, method, claim in claims:
         if answers[claim] != PROVED:
             place = f"{row.place}, radius_{method}"
             faults.append((order[id(row)], f"{place} = {claim.radius!r}: {answers[claim]}"))
     for _, fault in sorted(faults):
-        print(f"unproved: {fault}")
+        print(f"{prefix}unproved: {fault}")
     print(
-        f"{len(rows)} rows: {proved} radii proved, {len(faults)} unproved, "
+        f"{prefix}{len(rows)} rows: {len(proved)} radii proved, {len(faults)} unproved, "
         f"{nothing} are 0 and claim nothing"
     )
+    print(f"{prefix}{_what_was_proved(proved, names)}")
     return 1 if faults or not rows else 0
+
+
+def _what_was_proved(proved: Sequence[tuple[Row, Method, Claim]], names: Sequence[str]) -> str:
+    """One line: what a reader who sees only it has to know of the radii that are proved."""
+    if not proved:
+        return "Nothing was proved."
+    claims = [claim for _, _, claim in proved]
+    families = [claim.family for claim in claims]
+    counts: dict[str, list[int]] = {}
+    for claim in claims:
+        for name, draws, weight in zip(
+            ("P", *names),
+            claim.draws,
+            claim.multipliers,
+            strict=False,  # a pooled one has P alone
+        ):
+            if weight > 0.0:
+                counts.setdefault(name, []).append(draws)
+    draws_of = ", ".join(f"{_span(drawn)} of {name}" for name, drawn in counts.items())
+    return (
+        f"Proved: of {len({row.place for row, _, _ in proved}):,} images of dimension "
+        f"{_span(family.dimension for family in families)}, radii up to "
+        f"{max(claim.radius for claim in claims):.4g}, each wrong with probability at most alpha = "
+        f"{_span(claim.alpha for claim in claims)}, under the law P of "
+        f"sigma = {_span(family.laws[0].sigma for family in families)}, "
+        f"k = {_span(family.k for family in families)}, "
+        f"eta = {_span(family.eta for family in families)}; draws of an image: {draws_of}"
+    )
+
+
+def _span(values: Iterable[float]) -> str:
+    """The one value, or the ends of several and how many they are."""
+    found = sorted(set(values))
+    first, last = (f"{value:,}".removesuffix(".0") for value in (found[0], found[-1]))
+    return first if len(found) == 1 else f"{first} to {last} ({len(found):,} values)"
 
 
 def check_all(place: Path, processes: int | None = None) -> int:
@@ -88,9 +126,8 @@ def check_all(place: Path, processes: int | None = None) -> int:
     files = files_in(place)
     code = 0
     for file in files:
-        if len(files) > 1:
-            print(f"{file.name}: ", end="")
-        code = max(code, check(file, processes))
+        prefix = f"{file.name}: " if len(files) > 1 else ""
+        code = max(code, check(file, processes, prefix=prefix))
     return code
 
 

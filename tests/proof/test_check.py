@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,11 +25,11 @@ def table() -> str:
     """certificates.csv of four images, the last of radius 0."""
     law = generalized_gaussian(784, 0.5, 380.0)
     votes = [49_900, 49_000, 40_000, 20_000]
-    inside = [49_990, 49_500, 43_000, 20_000]
+    inside = [34_990, 34_500, 31_000, 13_000]
     counted = VoteTable.from_counts(
         (law, law.truncated(0.7)),
         np.transpose([votes, inside]),
-        N,
+        [N, 35_000],
         names=["p", "inside_0.7"],
         index=range(0, 40, 10),
     )
@@ -57,7 +58,14 @@ def verdict(
 def test_a_file_is_proved(table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, printed = verdict(table, tmp_path, capsys)
     assert code == 0
-    assert printed == "4 rows: 6 radii proved, 0 unproved, 2 are 0 and claim nothing\n"
+    counted, what = printed.splitlines()
+    assert counted == "4 rows: 6 radii proved, 0 unproved, 2 are 0 and claim nothing"
+    longest = max(float(row["radius_dsrs"]) for row in csv.DictReader(io.StringIO(table)))
+    assert what == (
+        f"Proved: of 3 images of dimension 784, radii up to {longest:.4g}, each wrong with "
+        "probability at most alpha = 0.001, under the law P of sigma = 0.5, k = 380, eta = 2; "
+        "draws of an image: 50,000 of P, 35,000 of inside_0.7"
+    )
     # The bounds and g of the fast path are not believed, nor are they needed.
     poorer = edited(table, 1, lower_p="nonsense", value="0")
     assert verdict(poorer, tmp_path, capsys)[0] == 0
@@ -67,11 +75,11 @@ def test_a_file_is_proved(table: str, tmp_path: Path, capsys: pytest.CaptureFixt
     ("fields", "reason"),
     [
         ({"radius_dsrs": "9.0"}, "below 1/2"),
-        ({"radius_dsrs": "nan"}, "radius_dsrs is nan"),
+        ({"radius_dsrs": "nan"}, "radius_dsrs is 'nan', not a number"),
         ({"radius_np": "-1"}, "negative"),
         ({"radius_np": "x"}, "not a number"),
         ({"multiplier_inside_0.7": "-0.5"}, "multiplier is negative"),
-        ({"multiplier_np": "inf"}, "multiplier_np is inf"),
+        ({"multiplier_np": "inf"}, "multiplier_np is 'inf', not a number"),
         ({"multiplier_np": "0"}, "all multipliers are 0"),
         ({"votes_inside_0.7": "60000"}, "impossible counts"),
         ({"votes_inside_0.7": "-1"}, "not known"),
@@ -83,6 +91,33 @@ def test_a_file_is_proved(table: str, tmp_path: Path, capsys: pytest.CaptureFixt
         ({"bounds": "none"}, "one-sided or two-sided"),
         ({"bounds": "two-sided"}, "below 1/2"),
         ({"status": "pooled"}, "pooled"),
+        ({"status": "none"}, "the status 'none' says that it is 0"),
+        ({"status": "unreadable"}, "the status 'unreadable' says that it is 0"),
+        # An inside law is P truncated, and its draws are among P's.
+        ({"sigma": "0.6"}, "inside_0.7 is not P truncated"),
+        ({"sigma_inside_0.7": "0.6"}, "inside_0.7 is not P truncated"),
+        ({"cutoff_inside_0.7": ""}, "a quantile and no cutoff"),
+        ({"quantile_inside_0.7": ""}, "a cutoff and no quantile"),
+        ({"cutoff_inside_0.7": "", "quantile_inside_0.7": ""}, "inside_0.7 is not P truncated"),
+        ({"cutoff_inside_0.7": "1e300"}, "cutoff_inside_0.7 is 1e+300, the quantile 1,"),
+        (
+            {"cutoff_inside_0.7": "1e300", "quantile_inside_0.7": "1"},
+            "inside_0.7 is truncated at the quantile 1.0",
+        ),
+        ({"draws_inside_0.7": "100000000"}, "49000 of 50000"),
+        ({"draws_inside_0.7": "50000"}, "49000 of 50000"),
+        ({"votes_inside_0.7": "35000", "votes": "34000"}, "34000 of 50000"),
+        ({"votes": "50001"}, "impossible counts: 50001 of 50000 draws of p"),
+        ({"votes_inside_0.7": "35001", "multiplier_inside_0.7": "0"}, "impossible counts"),
+        # Numbers are finite, ASCII, and the ones that a double names.
+        ({"sigma": "0_0.5"}, "not a number"),
+        ({"sigma": "\u0660.\u0665"}, "not a number"),
+        ({"sigma": " 0.5"}, "not a number"),
+        ({"radius_np": "1e999"}, "which no double holds"),
+        ({"n": "9007199254740993"}, "not a whole number"),
+        ({"index": "0"}, "row 1 is of the same image"),
+        ({"index": "0.0"}, "row 1 is of the same image"),
+        ({"index": "\x1b[2J"}, "index is '\\x1b[2J', not a number"),
     ],
 )
 def test_a_damaged_row_is_told_and_nothing_else_is_lost(
@@ -95,10 +130,43 @@ def test_a_damaged_row_is_told_and_nothing_else_is_lost(
     code, printed = verdict(edited(table, 1, **fields), tmp_path, capsys)
     assert code == 1
     lines = printed.splitlines()
-    assert all(line.startswith("unproved: row 2 (index 10)") for line in lines[:-1])
-    assert any(reason in line for line in lines[:-1])
-    proved = 6 - len(lines[:-1])
-    assert lines[-1].startswith(f"4 rows: {proved} radii proved") and proved >= 4
+    *faults, counted, what = lines
+    index = fields.get("index", "10")
+    shown = index if index.isdigit() else ascii(index)
+    assert faults and all(line.startswith(f"unproved: row 2 (index {shown})") for line in faults)
+    assert any(reason in line for line in faults)
+    found = re.match("4 rows: ([456]) radii proved, ([12]) unproved, ", counted)
+    assert found and int(found[2]) == len(faults) and what.startswith("Proved: of ")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"alpha_dsrs": "0.9999"}, "alpha = 0.001 to 0.9999 (2 values)"),
+        ({"sigma": "0.4", "radius_dsrs": "0"}, "sigma = 0.4 to 0.5 (2 values)"),
+        ({"n": "49500", "radius_dsrs": "0"}, "49,500 to 50,000 (2 values) of P"),
+    ],
+)
+def test_the_last_line_says_where_the_rows_are_of_several_protocols(
+    table: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    fields: dict[str, str],
+    said: str,
+) -> None:
+    # A tenth of the radius is still proved under the smaller sigma.
+    radius = float(list(csv.DictReader(io.StringIO(table)))[1]["radius_np"]) / 10
+    text = edited(table, 1, **fields, radius_np=repr(radius))
+    _, printed = verdict(text, tmp_path, capsys)
+    assert said in printed.splitlines()[-1]
+
+
+def test_where_nothing_is_proved_the_last_line_says_so(
+    table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header, *_, last = table.splitlines(keepends=True)
+    code, printed = verdict(header + last, tmp_path, capsys)
+    assert code == 0 and printed.splitlines()[-1] == "Nothing was proved."
 
 
 def test_lines_that_are_cut_or_garbled(

@@ -94,8 +94,9 @@ def test_a_run_is_proved_without_jax(program: str, finished: Path) -> None:
     start, end = 'import sys; one = ["--processes", "1"]', 'print(code, "jax" in sys.modules)'
     done = _python("-c", f"{start}; {program}; {end}", str(finished))
     assert done.stderr == ""
-    found, said = done.stdout.splitlines()
+    found, what, said = done.stdout.splitlines()
     assert found.startswith("2 rows: ") and " 0 unproved, " in found
+    assert what.startswith("Proved: of ") and "1,000 of P" in what
     assert said == "0 False"
 
 

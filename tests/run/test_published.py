@@ -168,8 +168,12 @@ def test_published_certificates_are_proved_where_their_counts_are_known(
     # The folder is proved again from its files alone, each under its name.
     assert main(["prove", str(out), "--processes", "1"]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert [line.partition(": ")[0] for line in printed] == [f"certificates-{n}.csv" for n in NAMES]
-    assert all(f": {len(COUNTS)} rows: " in line and " 0 unproved, " in line for line in printed)
+    assert [line.partition(": ")[0] for line in printed] == [
+        f"certificates-{n}.csv" for n in NAMES for _ in range(2)
+    ]
+    for counted, what in zip(printed[::2], printed[1::2], strict=True):
+        assert f": {len(COUNTS)} rows: " in counted and " 0 unproved, " in counted
+        assert ": Proved: of " in what
     # An interval of other draws than the file's name says: no counts, no proof, exit code 1.
     other = tmp_path / "other" / "sampling" / "net.pth"
     other.mkdir(parents=True)

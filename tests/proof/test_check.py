@@ -104,9 +104,9 @@ def test_a_file_is_proved(table: str, tmp_path: Path, capsys: pytest.CaptureFixt
             {"cutoff_inside_0.7": "1e300", "quantile_inside_0.7": "1"},
             "inside_0.7 is truncated at the quantile 1.0",
         ),
-        ({"draws_inside_0.7": "100000000"}, "49000 of 50000"),
-        ({"draws_inside_0.7": "50000"}, "49000 of 50000"),
-        ({"votes_inside_0.7": "35000", "votes": "34000"}, "34000 of 50000"),
+        ({"draws_inside_0.7": "100000000", "votes_inside_0.7": "99999900"}, "49000 of 50000"),
+        ({"draws_inside_0.7": "49999", "votes_inside_0.7": "49001"}, "49000 of 50000"),
+        ({"draws_inside_0.7": "36000", "votes_inside_0.7": "34900"}, "49000 of 50000"),
         ({"votes": "50001"}, "impossible counts: 50001 of 50000 draws of p"),
         ({"votes_inside_0.7": "35001", "multiplier_inside_0.7": "0"}, "impossible counts"),
         # Numbers are finite, ASCII, and the ones that a double names.

@@ -11,12 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsrs_jax.convert.checkpoint import read_tensors
-from dsrs_jax.convert.layouts import PREFIXES
+from dsrs_jax.convert.layouts import parts
 from dsrs_jax.models import Classifier, default_scaling, input_scaling
 
 
 class Difference(NamedTuple):
-    """Largest absolute difference of two sets of logits, and the largest of the logits."""
+    """Largest absolute difference of two sets of logits, and the largest of the logits.
+
+    Not finite where a logit is not.
+    """
 
     largest: float
     scale: float
@@ -38,10 +41,10 @@ def logit_difference(file: str | Path, classifier: Classifier, images: int = 8) 
 
     metadata = classifier.metadata
     network = pytorch_model(metadata.arch)
-    tensors = read_tensors(Path(file))[1]
+    # The input layer that a file may have is the classifier's own scaling, or it is not converted.
+    prefix, tensors, _ = parts(read_tensors(Path(file))[1])
     wanted = network.state_dict()
-    prefix = max(PREFIXES, key=lambda p: _hits(p, tensors, wanted))
-    found = {_ranked(name.removeprefix(prefix), tensors, prefix): t for name, t in tensors.items()}
+    found = {_ranked(name, tensors, prefix): tensor for name, tensor in tensors.items()}
     ranked = {_ranked(name, wanted, ""): name for name in wanted}
     network.load_state_dict(
         # Old files lack the counters of batch norm, which change nothing here.
@@ -57,21 +60,16 @@ def logit_difference(file: str | Path, classifier: Classifier, images: int = 8) 
         pixels = torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))
         theirs = network.eval()(pixels).numpy()
     ours = np.asarray(jax.jit(Classifier.__call__)(classifier, jnp.asarray(noisy)))
-    return Difference(float(np.abs(ours - theirs).max()), float(np.abs(theirs).max()))
-
-
-def _hits(prefix: str, tensors: Mapping[str, object], wanted: Mapping[str, object]) -> int:
-    names = {
-        _ranked(n.removeprefix(prefix), tensors, prefix) for n in tensors if n.startswith(prefix)
-    }
-    return len(names & {_ranked(name, wanted, "") for name in wanted})
+    with np.errstate(invalid="ignore"):  # infinite logits have no difference: nan
+        largest = float(np.abs(ours - theirs).max())
+    return Difference(largest, float(np.abs(theirs).max()))
 
 
 def _ranked(name: str, among: Mapping[str, object], prefix: str) -> str:
-    """A name whose leading number, if it has one, is its rank: layers without weights may vary."""
-    first, _, rest = name.partition(".")
+    """What follows the prefix, a leading number as its rank: layers without weights may vary."""
+    first, _, rest = name.removeprefix(prefix).partition(".")
     if not first.isdigit():
-        return name
+        return name.removeprefix(prefix)
     heads = {other.removeprefix(prefix).partition(".")[0] for other in among}
     numbers = sorted(int(head) for head in heads if head.isdigit())
     return f"{numbers.index(int(first))}.{rest}"

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import pickle
+import re
+import shlex
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dsrs_jax.convert.layouts import parameters_from
+from dsrs_jax.convert.layouts import DEVIATIONS, MEANS, parameters_from, parts
 from dsrs_jax.models import (
+    ARCHITECTURES,
+    SCALED_DATASETS,
+    SCALINGS,
     Classifier,
+    InputScaling,
     ModelMetadata,
     architecture,
     default_scaling,
@@ -24,6 +32,46 @@ from dsrs_jax.models import (
 )
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.files import cache_folder
+
+# Where training scripts put the state dict that they save with other things.
+_KEYS = ("state_dict", "model_state_dict", "model", "net")
+
+
+class _Unread:
+    """Stands for an object beside the tensors; whatever the file says of it is dropped."""
+
+    def __new__(cls, *_: object) -> _Unread:
+        return super().__new__(cls)
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+# Plain data that training scripts save too: a best accuracy, the options, a folder. PyTorch is
+# given these classes for the names, so that nothing of NumPy's or of argparse's is called.
+_PLAIN: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (kind, name)
+    for kind, names in (
+        (
+            type("NumPy array", (_Unread,), {}),
+            (
+                "numpy.ndarray",
+                "numpy._core.multiarray._reconstruct",
+                "numpy.core.multiarray._reconstruct",  # of NumPy 1
+            ),
+        ),
+        (
+            type("NumPy scalar", (_Unread,), {}),
+            ("numpy.dtype", "numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar"),
+        ),
+        (type("Namespace", (_Unread,), {}), ("argparse.Namespace",)),
+        (
+            type("Path", (_Unread,), {}),
+            ("pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath"),
+        ),
+    )
+    for name in names
+]
 
 
 def convert(
@@ -36,8 +84,10 @@ def convert(
     """The classifier in a published PyTorch checkpoint; its logits are the PyTorch model's.
 
     Args:
-        file: `{'arch', 'state_dict', ...}` or a bare state dict, written by `torch.save`.
-        arch: needed where the file does not say it; it must not say another one.
+        file: `{'arch', 'state_dict', ...}` or a bare state dict, written by `torch.save`. The state
+            dict may also lie under `model_state_dict`, `model` or `net`, and its names may begin
+            as those of DataParallel and torch.compile do. An input layer in it must be the scaling.
+        arch: needed where the file does not say one of ARCHITECTURES; it must not say another.
         dataset: whose input scaling it has; None for the one that the architecture is for.
         scaling: `standardize` or `center`, which no checkpoint says; None for the default.
 
@@ -49,8 +99,14 @@ def convert(
     said, tensors = read_tensors(file)
     if arch is None and said is None:
         raise UserError(f"{file} does not say its architecture; give --arch")
-    if arch is not None and said is not None and arch != said:
+    # Authors have names of their own for an architecture: those say nothing against --arch.
+    if arch is not None and said in ARCHITECTURES and arch != said:
         raise UserError(f"{file} says its architecture is {said}, not {arch}")
+    if arch is None and said not in ARCHITECTURES:
+        raise UserError(
+            f"{file}: unknown architecture {said!r}; known: {', '.join(ARCHITECTURES)}; give the "
+            "one that it is as --arch"
+        )
     name = arch or said or ""
     try:
         found = architecture(name)
@@ -72,7 +128,9 @@ def convert(
             source_sha256=_sha256(file),
         )
         expected = parameters_of(description)
-        arrays = parameters_from(tensors, name, expected)
+        prefix, network, input_layer = parts(tensors)
+        arrays = parameters_from(network, prefix, name, expected)
+        _check_scaling(input_layer, dataset, kind)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     averages = (".mean", ".var")
@@ -95,6 +153,44 @@ def cached(file: str | Path, *, arch: str | None = None, scaling: str | None = N
     return folder
 
 
+def _check_scaling(layer: Mapping[str, np.ndarray], dataset: str, kind: str) -> None:
+    """UserError unless an input layer, if the file has one, does what the scaling in use does."""
+    if not layer or _scales_as(layer, input_scaling(dataset, kind)):
+        return
+    ordered = [dataset, *(name for name in SCALED_DATASETS if name != dataset)]
+    fitting = [
+        (name, k) for name in ordered for k in SCALINGS if _scales_as(layer, input_scaling(name, k))
+    ]
+    if not fitting:
+        advice = f"no --input-scaling of {', '.join(SCALED_DATASETS)} is that"
+    elif fitting[0][0] == dataset:
+        advice = f"give --input-scaling {fitting[0][1]}"
+    else:
+        advice = "convert it with --dataset {} --input-scaling {}".format(*fitting[0])
+    values = " and ".join(
+        f"{name} = {', '.join(f'{x:.6g}' for x in values.ravel()[:6])}"
+        for name, values in layer.items()
+    )
+    raise UserError(f"its input layer has {values}, which is not {kind} of {dataset}; {advice}")
+
+
+def _scales_as(layer: Mapping[str, np.ndarray], scaling: InputScaling) -> bool:
+    leaves = {name.rpartition(".")[2] for name in layer}
+    # Without a mean nothing is subtracted, without a deviation nothing is divided.
+    if not leaves & set(MEANS) or (not leaves & set(DEVIATIONS) and set(scaling.deviation) != {1}):
+        return False
+    return all(
+        values.size in (1, len(scaling.mean))
+        and np.allclose(
+            values.ravel(),
+            scaling.mean if name.rpartition(".")[2] in MEANS else scaling.deviation,
+            rtol=0,
+            atol=1e-6,
+        )
+        for name, values in layer.items()
+    )
+
+
 def read_tensors(file: Path) -> tuple[str | None, dict[str, np.ndarray]]:
     """(architecture if the file says it, name -> tensor); see `convert` for errors."""
     try:
@@ -106,32 +202,72 @@ def read_tensors(file: Path) -> tuple[str | None, dict[str, np.ndarray]]:
     if not file.is_file():
         raise UserError(f"no such file: {file}")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_PLAIN):
             warnings.simplefilter("ignore")  # of files that are refused in the next moment
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower():
+            named = re.search(r"GLOBAL ([\w.]+)", str(error))
             raise UserError(
-                f"{file} could only be read by executing code that it names; it was not executed"
+                f"{file} could only be read by executing code that it names"
+                f"{f' ({named[1]})' if named else ''}; it was not executed; if you trust the file, "
+                f"save its state dict alone and convert that: {_command(file, 'state_dict')}"
             ) from None
         raise UserError(f"{file} is not a PyTorch checkpoint") from None
     except Exception as error:  # torch raises many kinds for damaged files
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{file} is damaged, cut short or no checkpoint: {first[:200]}") from None
-    arch, state = None, content
-    if isinstance(content, dict) and "state_dict" in content:
-        arch, state = content.get("arch"), content["state_dict"]
-    if not isinstance(state, dict) or not state or not _all_tensors(state, torch):
-        raise UserError(f"{file} holds no state dict: a dictionary from names to tensors")
-    if arch is not None and not isinstance(arch, str):
-        raise UserError(f"{file}: `arch` must be a name, got {type(arch).__name__}")
+    arch, state = _state_dict(file, content, torch.Tensor)
     return arch, {
         name: _array(tensor, f"{file}: the tensor {name}") for name, tensor in state.items()
     }
 
 
-def _all_tensors(state: dict[Any, Any], torch: Any) -> bool:
-    return all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items())
+def _state_dict(file: Path, content: Any, tensor: type) -> tuple[str | None, dict[str, Any]]:
+    """(architecture if it says it, state dict) of what a file holds."""
+    expected = f"a dictionary from names to tensors, bare or under {', '.join(_KEYS)}"
+    if not isinstance(content, dict):
+        raise UserError(f"{file} holds no state dict, {expected}: it is a {type(content).__name__}")
+    arch, state, where = None, content, ""
+    if not all(isinstance(value, tensor) for value in content.values()):
+        found = [key for key in _KEYS if isinstance(content.get(key), dict)]
+        if len(found) > 1:
+            raise UserError(
+                f"{file} holds several state dicts: {', '.join(found)}; save one alone and convert "
+                f"that: {_command(file, found[0])}"
+            )
+        if not found:
+            raise UserError(f"{file} holds no state dict, {expected}: {_keys(content)}")
+        state, where = content[found[0]], f"the {found[0]} of "
+        # Another kind of `arch` is no name, and is asked for as if there were none.
+        arch = content["arch"] if isinstance(content.get("arch"), str) else None
+    if not state:
+        raise UserError(f"{where}{file} holds no state dict, {expected}: it is empty")
+    for name, value in state.items():
+        if not isinstance(name, str) or not name.isprintable():
+            raise UserError(f"{where}{file} is no state dict: {name!r:.80} names no tensor")
+        if not isinstance(value, tensor):
+            raise UserError(
+                f"{where}{file} is no state dict: {name} is a {type(value).__name__}, not a tensor"
+            )
+    return arch, state
+
+
+def _keys(content: dict[Any, Any]) -> str:
+    shown = [f"{key!r:.40}" for key in content if isinstance(key, str)]
+    more = "" if len(shown) <= 10 else f" and {len(shown) - 10} more"
+    return f"it has {', '.join(shown[:10]) or 'no names'}{more}"
+
+
+def _command(file: Path, key: str) -> str:
+    """What a user can type to save the state dict alone, executing what the file names."""
+    old, new = (json.dumps(str(path)) for path in (file, file.with_name(f"plain-{file.name}")))
+    program = (
+        f'import torch; c = torch.load({old}, map_location="cpu", weights_only=False); '
+        f'a, s = (c.get("arch"), c["{key}"]) if isinstance(c, dict) else (None, c.state_dict()); '
+        f'torch.save({{"arch": a, "state_dict": s}}, {new})'
+    )
+    return f"python -c {shlex.quote(program)}"
 
 
 def _array(tensor: Any, name: str) -> np.ndarray:

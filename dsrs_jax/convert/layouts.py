@@ -9,14 +9,19 @@ is reordered too, because PyTorch flattens (C, H, W) and we flatten (H, W, C).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from dsrs_jax.system.errors import UserError
 
-# `Sequential` of input scaling and network, with or without `DataParallel` around either.
-PREFIXES = ("", "module.", "1.", "1.module.", "module.1.")
+# What is put around a network: `DataParallel`, `torch.compile`, a module that holds it, and the
+# authors' `Sequential` of input scaling and network.
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "1.")
+# Buffers of an input layer; batch norm's have other names.
+MEANS = ("mean", "means", "new_mean")
+DEVIATIONS = ("std", "stds", "sds", "new_std")
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -41,24 +46,59 @@ _FLATTENED = {
 }
 
 
+class Parts(NamedTuple):
+    """What a file's tensors are: those of an input layer, and the others.
+
+    Most names of the others begin with `prefix`, a stack of known wrappers. Names are the file's.
+    """
+
+    prefix: str
+    network: dict[str, np.ndarray]
+    input_layer: dict[str, np.ndarray]
+
+
+def parts(tensors: Mapping[str, np.ndarray]) -> Parts:
+    """Input layer and network, told apart by the names of a file's tensors."""
+    leaves = MEANS + DEVIATIONS
+    first = {name: t for name, t in tensors.items() if name.rpartition(".")[2] in leaves}
+    network = {name: tensor for name, tensor in tensors.items() if name not in first}
+    prefix = ""
+    while True:
+        # Most, not all: a stray tensor is then named by itself, not by what it hides.
+        of_most = [
+            wrapper
+            for wrapper in _WRAPPERS
+            if 2 * sum(name.startswith(prefix + wrapper) for name in network) > len(network)
+        ]
+        if not of_most:
+            return Parts(prefix, network, first)
+        prefix += of_most[0]
+
+
 def parameters_from(
-    tensors: Mapping[str, np.ndarray], arch: str, expected: Mapping[str, jax.ShapeDtypeStruct]
+    tensors: Mapping[str, np.ndarray],
+    prefix: str,
+    arch: str,
+    expected: Mapping[str, jax.ShapeDtypeStruct],
 ) -> dict[str, np.ndarray]:
     """Our parameters from a checkpoint's tensors: each of either is used exactly once.
 
     Args:
-        tensors: name -> tensor of the file.
+        tensors: name -> tensor of the network (`parts`).
+        prefix: of its names.
         arch: name of the architecture.
         expected: name -> shape of our parameters (`models.parameters_of`).
 
     Raises:
-        UserError: names the first tensor that is missing, not known, or of another shape.
+        UserError: names the first tensor that is missing, not known, or of another shape or type.
     """
-    candidates = [_names(tensors, arch, expected, prefix) for prefix in PREFIXES]
-    names = max(candidates, key=lambda found: sum(name in tensors for name in found.values()))
+    names = _names(tensors, arch, expected, prefix)
     for name in names.values():
         if name not in tensors:
-            raise UserError(f"the tensor {name} of {arch} is missing")
+            raise UserError(
+                f"the tensor {name} of {arch} is missing; the first of the file is "
+                f"{next(iter(tensors), 'nothing')}"
+            )
     counters = {_replace_leaf(name, _COUNTER) for ours, name in names.items() if _is_mean(ours)}
     known = set(names.values()) | counters
     for name in tensors:

@@ -15,16 +15,24 @@ from dsrs_jax.models.checkpoint import (
     write_arrays,
 )
 from dsrs_jax.models.registry import ARCHITECTURES, REGISTRY, Architecture, architecture, build
-from dsrs_jax.models.scaling import SCALINGS, default_scaling, input_scaling
+from dsrs_jax.models.scaling import (
+    SCALED_DATASETS,
+    SCALINGS,
+    InputScaling,
+    default_scaling,
+    input_scaling,
+)
 
 __all__ = [
     "ARCHITECTURES",
     "DTYPES",
     "METADATA_FILE",
     "REGISTRY",
+    "SCALED_DATASETS",
     "SCALINGS",
     "Architecture",
     "Classifier",
+    "InputScaling",
     "ModelMetadata",
     "architecture",
     "build",

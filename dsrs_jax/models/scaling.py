@@ -26,6 +26,9 @@ _STATISTICS = {
 }
 
 
+SCALED_DATASETS = tuple(_STATISTICS)
+
+
 @dataclasses.dataclass(frozen=True)
 class InputScaling:
     """(image - mean)/deviation, channel by channel."""

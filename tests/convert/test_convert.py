@@ -4,8 +4,13 @@ The PyTorch networks are written from the published descriptions, with random we
 batch-norm statistics, so that no layer can hide.
 """
 
+import argparse
+import os
 import pickle
 import struct
+import subprocess
+import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +21,7 @@ import pytest
 from certify_runs import rows_of
 
 from dsrs_jax import models
-from dsrs_jax.convert import cached, convert
+from dsrs_jax.convert import cached, convert, logit_difference
 from dsrs_jax.run.main import main
 from dsrs_jax.system.errors import UserError
 
@@ -44,7 +49,7 @@ def random_network(arch: str) -> Any:
     return network.eval()
 
 
-def saved(folder: Path, arch: str, prefix: str = "1.", **more: Any) -> Path:
+def saved(folder: Path, arch: str, prefix: str = "1.", /, **more: Any) -> Path:
     state = {prefix + name: value for name, value in random_network(arch).state_dict().items()}
     file = folder / "checkpoint.pth.tar"
     torch.save({"arch": arch, "epoch": 90, "state_dict": state, "optimizer": {}} | more, file)
@@ -84,7 +89,13 @@ def test_logits_are_pytorchs(arch: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(logits, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "1.", "1.module.", "module.1."])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("", "module.", "1.", "1.module.", "module.1.", "_orig_mod.", "model.", "net."),
+        *("_orig_mod.module.", "module.model.1.module."),
+    ],
+)
 @pytest.mark.parametrize("arch", ["mnist_43", "lenet"])
 def test_every_layout_gives_the_same_model(prefix: str, arch: str, tmp_path: Path) -> None:
     file = saved(tmp_path, arch, prefix)
@@ -95,7 +106,121 @@ def test_every_layout_gives_the_same_model(prefix: str, arch: str, tmp_path: Pat
     torch.save(state, file)  # a bare state dict
     with pytest.raises(UserError, match="give --arch"):
         convert(file)
-    assert models.fingerprint(convert(file, arch=arch)) == expected
+    classifier = convert(file, arch=arch)
+    assert models.fingerprint(classifier) == expected
+    assert logit_difference(file, classifier).relative < 1e-5
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net"])
+def test_plain_data_may_lie_beside_the_tensors(key: str, tmp_path: Path) -> None:
+    file = saved(tmp_path, "lenet")
+    expected = models.fingerprint(convert(file))
+    state = torch.load(file, weights_only=True)["state_dict"]
+    more = {
+        "epoch": 90,
+        "best": np.float64(0.9),
+        "history": np.ones(3),
+        "args": argparse.Namespace(lr=np.float32(0.1), out=Path("runs")),
+        "arch": {"name": "lenet"},  # says nothing that can be read
+    }
+    for new_format in (True, False):
+        torch.save(more | {key: state}, file, _use_new_zipfile_serialization=new_format)
+        content = file.read_bytes()
+        if not new_format:  # as NumPy 1 named itself
+            assert b"cnumpy._core.multiarray\n" in content
+            file.write_bytes(content.replace(b"cnumpy._core.", b"cnumpy.core."))
+        with pytest.raises(UserError, match="does not say its architecture; give --arch"):
+            convert(file)
+        assert models.fingerprint(convert(file, arch="lenet")) == expected
+
+
+def test_a_name_of_the_authors_gives_way_to_the_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = saved(tmp_path, "lenet")
+    expected = models.fingerprint(convert(file))
+    saved(tmp_path, "lenet", arch="LeNet5-caffe")
+    assert main(["convert", str(file), str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "unknown architecture 'LeNet5-caffe'; known: digits_cnn" in error and "--arch" in error
+    assert models.fingerprint(convert(file, arch="lenet")) == expected
+    saved(tmp_path, "lenet", arch="mnist_43")
+    with pytest.raises(UserError, match="says its architecture is mnist_43, not lenet"):
+        convert(file, arch="lenet")
+
+
+CIFAR10 = STATISTICS["cifar_resnet20"]
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "scaling", "advice"),
+    [
+        (("0.mean", "0.std"), CIFAR10, "standardize", None),
+        (("0.mean", "0.std"), CIFAR10, "center", "give --input-scaling standardize"),
+        (("0.means",), CIFAR10, "center", None),
+        (("0.means",), CIFAR10, "standardize", "give --input-scaling center"),
+        (("0.sds",), CIFAR10[1:], "standardize", "no --input-scaling of digits, "),
+        (("mean", "std"), ((0.4914, 0.4822, 0.4466), CIFAR10[1]), "standardize", "no --input-sca"),
+        (
+            ("normalize.mean", "normalize.std"),
+            ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+            "standardize",
+            "convert it with --dataset imagenet --input-scaling standardize",
+        ),
+    ],
+)
+def test_an_input_layer_must_be_the_scaling(
+    names: tuple[str, ...],
+    values: tuple[tuple[float, ...], ...],
+    scaling: str,
+    advice: str | None,
+    tmp_path: Path,
+) -> None:
+    file = saved(tmp_path, "cifar_resnet20")
+    expected = models.fingerprint(convert(file))
+    content = torch.load(file, weights_only=True)
+    layer = {n: torch.tensor(v).reshape(1, 3, 1, 1) for n, v in zip(names, values, strict=False)}
+    content["state_dict"] = layer | content["state_dict"]
+    torch.save(content, file)
+    if advice is None:
+        classifier = convert(file, scaling=scaling)
+        assert models.fingerprint(classifier) == expected
+        assert logit_difference(file, classifier).relative < 1e-4
+    else:
+        with pytest.raises(UserError) as caught:
+            convert(file, scaling=scaling)
+        said = f"{names[0]} = {values[0][0]}, {values[0][1]}, {values[0][2]}"
+        assert advice in str(caught.value) and said in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["beside the tensors", "a whole model", "several"])
+def test_the_command_that_a_refusal_gives_helps(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "it's a folder"
+    folder.mkdir()
+    file, out = saved(folder, "lenet"), tmp_path / "out"
+    expected = models.fingerprint(convert(file))
+    content = torch.load(file, weights_only=True)
+    if kind == "beside the tensors":
+        torch.save(content | {"share": Fraction(1, 3)}, file)
+    elif kind == "several":
+        torch.save(content | {"model": {"conv1.bias": torch.ones(20)}}, file)
+    else:
+        torch.save(random_network("lenet"), file)
+    assert main(["convert", str(file), str(out), "--arch", "lenet"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    command = error[error.index("python -c ") :]
+    root = Path(__file__).resolve().parents[2]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        command, shell=True, check=True, env=os.environ | {"PATH": path, "PYTHONPATH": str(root)}
+    )
+    plain = folder / "plain-checkpoint.pth.tar"
+    assert main(["convert", str(plain), str(out), "--arch", "lenet", "--check"]) == 0
+    assert models.fingerprint(models.load_model(out)) == expected
 
 
 def test_old_files_without_batch_counters_and_other_numbers_of_layers(tmp_path: Path) -> None:
@@ -246,6 +371,17 @@ def _write_bad(kind: str, file: Path) -> None:
         file.write_bytes(pickle.dumps(["some", "list"]))
     elif kind == "list":
         torch.save([1, 2], file)
+    elif kind == "no known key":
+        torch.save({"epoch": 3, "weights": state, "a\nb": 1}, file)
+    elif kind == "an array":
+        torch.save({"model": state | {"1.fc1.bias": np.ones(3)}}, file)
+    elif kind == "a name of two lines":
+        torch.save({"arch": "lenet", "net": state | {"a\nb": torch.ones(3)}}, file)
+    elif kind == "no tensors":
+        torch.save({"arch": "lenet", "net": {}}, file)
+    elif kind == "another network":
+        renamed = {f"backbone.{name}": tensor for name, tensor in state.items()}
+        torch.save({"arch": "lenet", "net": renamed}, file)
     elif kind == "code":
         torch.save({"arch": "lenet", "state_dict": state, "x": Runs()}, file)
     elif kind == "code in a plain pickle":
@@ -288,8 +424,13 @@ def _write_bad(kind: str, file: Path) -> None:
         ("empty", "damaged"),
         ("text", "not a PyTorch checkpoint"),
         ("pickle", "checkpoint"),
-        ("list", "holds no state dict"),
-        ("code", "was not executed"),
+        ("list", "it is a list"),
+        ("no known key", "model_state_dict, model, net: it has 'epoch', 'weights', 'a\\nb'"),
+        ("an array", "1.fc1.bias is a NumPy array, not a tensor"),
+        ("a name of two lines", "'a\\nb' names no tensor"),
+        ("no tensors", "it is empty"),
+        ("another network", "is missing; the first of the file is backbone.1.conv1.weight"),
+        ("code", "code that it names (getattr); it was not executed; if you trust the file"),
         ("code in a plain pickle", "checkpoint"),
         ("arch", "unknown architecture 'vit_b_16'; known: digits_cnn"),
         ("missing", "the tensor 1.fc1.bias of lenet is missing"),

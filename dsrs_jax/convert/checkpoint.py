@@ -272,7 +272,7 @@ def _command(file: Path, key: str) -> str:
 
 def _array(tensor: Any, name: str) -> np.ndarray:
     try:
-        # NumPy has no bfloat16; float32 holds it exactly.
+        # NumPy has no bfloat16; float32 holds it exactly. What it cannot hold becomes infinite.
         return (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
     except (RuntimeError, TypeError) as error:  # sparse, quantized and the like
         raise UserError(f"{name} is no plain array: {str(error).splitlines()[0]}") from None

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from dsrs_jax.models import fault_of
 from dsrs_jax.system.errors import UserError
 
 # What is put around a network: `DataParallel`, `torch.compile`, a module that holds it, and the
@@ -90,7 +91,8 @@ def parameters_from(
         expected: name -> shape of our parameters (`models.parameters_of`).
 
     Raises:
-        UserError: names the first tensor that is missing, not known, or of another shape or type.
+        UserError: names the first tensor that is missing, not known, of another shape or type, or
+            with values that no parameter may have (`models.fault_of`).
     """
     names = _names(tensors, arch, expected, prefix)
     for name in names.values():
@@ -155,6 +157,8 @@ def _converted(
         elif len(shape) == 2:
             wanted = shape[::-1]
         raise UserError(f"the tensor {name} has shape {tensor.shape}, {arch} needs {wanted}")
+    if fault := fault_of(ours, result):
+        raise UserError(f"the tensor {name} {fault}")
     return np.ascontiguousarray(result, dtype=np.float32)
 
 

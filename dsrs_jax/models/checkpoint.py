@@ -98,13 +98,16 @@ def save_model(path: str | Path, model: nnx.Module | Classifier, metadata: Model
     """Writes a checkpoint folder at `path`; an earlier checkpoint there is replaced.
 
     The folder appears whole or not at all. Raises UserError when `path` holds something that is
-    not a checkpoint, or cannot be written.
+    not a checkpoint, or cannot be written, and for parameters that are not sound (`fault_of`).
     """
     path = Path(path).absolute()
     if path.exists() and not (path / METADATA_FILE).is_file():
         raise UserError(f"{path} exists and is not a checkpoint; name another path")
     state = model.state if isinstance(model, Classifier) else nnx.split(_inference_view(model))[1]
     arrays = _named_arrays(state)
+    for name, array in arrays.items():
+        if fault := fault_of(name, array):
+            raise UserError(f"{path} was not written: the parameter {name} {fault}")
     content = {
         "format": FORMAT,
         "fingerprint": _fingerprint(arrays),
@@ -133,7 +136,8 @@ def load_model(path: str | Path, dtype: str = "float32") -> Classifier:
     Its arithmetic is done in `dtype`, float32 or bfloat16.
 
     Raises UserError, in one line, when there is no checkpoint, when it is damaged, or when its
-    parameters are not those of its architecture. No other process has to take part.
+    parameters are not those of its architecture or not sound (`fault_of`). No other process has to
+    take part.
     """
     path = Path(path).absolute()
     content = _read_metadata(path)
@@ -149,7 +153,24 @@ def load_model(path: str | Path, dtype: str = "float32") -> Classifier:
     arrays = read_arrays(path / PARAMETERS_FOLDER, expected)
     if _fingerprint(arrays) != content.get("fingerprint"):
         raise UserError(f"{path} is damaged: its parameters do not have the recorded fingerprint")
+    for name, array in arrays.items():
+        if fault := fault_of(name, array):
+            raise UserError(
+                f"{path}: the parameter {name} {fault}; convert or train the model again"
+            )
     return with_parameters(metadata, arrays, dtype)
+
+
+def fault_of(name: str, array: np.ndarray) -> str | None:
+    """What no parameter called `name` may have, in words that follow its name; None if it is sound.
+
+    A sound one is finite, and a stored variance is not negative.
+    """
+    unsound = array.size - np.count_nonzero(np.isfinite(array))
+    if unsound:
+        return f"has {unsound:,} of {array.size:,} values that are not finite in float32"
+    negative = np.count_nonzero(array < 0) if name.endswith(".var") else 0
+    return f"is a variance and has {negative:,} negative values" if negative else None
 
 
 def parameters_of(metadata: ModelMetadata) -> dict[str, jax.ShapeDtypeStruct]:

@@ -9,6 +9,7 @@ The file is untrusted input: nothing in it is executed. Needs PyTorch
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -47,7 +48,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
     """Converts, compares, saves.
 
     Raises:
-        UserError: the file cannot be converted, or its logits are not PyTorch's.
+        UserError: the file cannot be converted, or its logits are not PyTorch's or not finite.
     """
     del words
     console = Console()
@@ -69,7 +70,11 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             f"largest difference from PyTorch's logits: {difference.largest:.2e} "
             f"({difference.relative:.1e} of the largest logit)"
         )
-        if not difference.relative <= _AGREEMENT:  # nor if it is nan
+        if not math.isfinite(difference.largest):
+            raise UserError(
+                f"its logits of random images are not finite; {settings.out} was not written"
+            )
+        if difference.relative > _AGREEMENT:
             raise UserError(f"the logits differ from PyTorch's; {settings.out} was not written")
     save_model(settings.out, classifier, metadata)
     console.print(

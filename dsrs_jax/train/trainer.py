@@ -73,8 +73,8 @@ def train(
         on_batch: called with the number of images of each batch as it is given to the devices.
 
     Raises:
-        UserError: a setting is wrong, `out` holds another run, or a file cannot be written; told
-            before the first epoch.
+        UserError: a setting is wrong, `out` holds another run, or a file cannot be written, told
+            before the first epoch; or the training diverged. `out` keeps the epoch before.
     """
     law = processes.together(lambda: check(training, recipe))
     source = processes.together(
@@ -152,6 +152,11 @@ def train(
             sums, correct = jax.device_get((progress.sums, correct))
             count = batches * recipe.noise_draws * size * recipe.noise_draws
             loss, share = (sums / count).tolist()
+            if not np.isfinite(loss):
+                raise UserError(
+                    f"the training diverged: the mean loss of epoch {epoch + 1} is {loss}; begin "
+                    f"again with a smaller learning rate than {recipe.learning_rate:g}"
+                )
             speed = batches * batch / (time.perf_counter() - clock)
             info = EpochInfo(epoch, float(law.k), rate, loss, share, float(correct), speed)
             progress = progress._replace(sums=_on_devices(nothing, mesh))

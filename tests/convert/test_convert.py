@@ -254,11 +254,39 @@ def test_a_check_that_cannot_compare_fails(
 ) -> None:
     file = saved(tmp_path, "lenet")
     content = torch.load(file, weights_only=True)
-    content["state_dict"]["1.fc2.bias"][0] = float("nan")
+    content["state_dict"]["1.fc2.weight"].fill_(3e38)  # finite, what it is multiplied with is not
     torch.save(content, file)
     assert main(["convert", str(file), str(tmp_path / "out"), "--check"]) == 2
-    assert "differ from PyTorch's" in capsys.readouterr().err
+    assert "logits of random images are not finite" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_comparison_sees_one_other_weight(tmp_path: Path) -> None:
+    file = saved(tmp_path, "lenet")
+    classifier = convert(file)
+    assert logit_difference(file, classifier).relative < 1e-5
+    content = torch.load(file, weights_only=True)
+    content["state_dict"]["1.fc2.bias"][3] += 0.5
+    torch.save(content, file)
+    difference = logit_difference(file, classifier)
+    assert difference.largest == pytest.approx(0.5, rel=1e-4)
+    assert difference.relative == difference.largest / difference.scale > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_types_of_numbers_are_read(dtype: str, tmp_path: Path) -> None:
+    file = saved(tmp_path, "lenet")
+    content = torch.load(file, weights_only=True)
+    state = {
+        name: tensor.to(getattr(torch, dtype)) for name, tensor in content["state_dict"].items()
+    }
+    rounded = {name: tensor.to(torch.float32) for name, tensor in state.items()}
+    torch.save(content | {"state_dict": rounded}, file)
+    expected = models.fingerprint(convert(file))
+    torch.save(content | {"state_dict": state}, file)
+    classifier = convert(file)
+    assert models.fingerprint(classifier) == expected
+    assert logit_difference(file, classifier).relative < 1e-5
 
 
 def test_the_command_writes_a_model_that_loads(
@@ -408,6 +436,17 @@ def _write_bad(kind: str, file: Path) -> None:
     elif kind == "sparse":
         state["1.fc2.weight"] = state["1.fc2.weight"].to_sparse()
         torch.save({"arch": "lenet", "state_dict": state}, file)
+    elif kind in ("nan", "infinite"):
+        state["1.fc2.bias"][2:5] = float("nan" if kind == "nan" else "-inf")
+        torch.save({"arch": "lenet", "state_dict": state}, file)
+    elif kind == "too large for float32":
+        state["1.conv1.bias"] = state["1.conv1.bias"].double()
+        state["1.conv1.bias"][0] = 1e39
+        torch.save({"arch": "lenet", "state_dict": state}, file)
+    elif kind == "negative variance":
+        normalised = torch.load(saved(file.parent, "fashion_22full"), weights_only=True)
+        normalised["state_dict"]["1.2.running_var"][:2] = -1.0
+        torch.save(normalised, file)
     elif kind == "shape":
         state["1.fc2.weight"] = torch.ones(10, 501)
         torch.save({"arch": "lenet", "state_dict": state}, file)
@@ -441,6 +480,10 @@ def _write_bad(kind: str, file: Path) -> None:
         ("sparse", "the tensor 1.fc2.weight is no plain array"),
         ("shape", "the tensor 1.fc2.weight has shape (10, 501), lenet needs (10, 500)"),
         ("integers", "the tensor 1.fc2.bias holds int32"),
+        ("nan", "the tensor 1.fc2.bias has 3 of 10 values that are not finite"),
+        ("infinite", "the tensor 1.fc2.bias has 3 of 10 values that are not finite"),
+        ("too large for float32", "1.conv1.bias has 1 of 20 values that are not finite in float32"),
+        ("negative variance", "the tensor 1.2.running_var is a variance and has 2 negative values"),
     ],
 )
 def test_a_bad_file_is_refused_in_one_line(

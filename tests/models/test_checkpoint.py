@@ -226,6 +226,42 @@ def test_another_model_behind_the_same_metadata(checkpoint, tmp_path):
     assert "fingerprint" in message_of(checkpoint)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("dense1.bias", np.nan, "has 2 of 128 values that are not finite"),
+        ("conv1.bias", -np.inf, "has 2 of 32 values that are not finite"),
+    ],
+)
+def test_parameters_that_are_not_finite_are_neither_saved_nor_loaded(
+    name, value, fault, checkpoint, tmp_path
+):
+    classifier = models.load_model(checkpoint)
+    layer, leaf = name.split(".")
+    classifier.state[layer][leaf][...] = classifier.state[layer][leaf][...].at[:2].set(value)
+    with pytest.raises(UserError, match=f"was not written: the parameter {name} {fault}"):
+        models.save_model(tmp_path / "new", classifier, METADATA)
+    assert not (tmp_path / "new").exists()
+    # As an earlier version wrote it.
+    parameters = dict(nnx.to_flat_state(classifier.state))
+    arrays = {".".join(path): np.asarray(leaf[...]) for path, leaf in parameters.items()}
+    shutil.rmtree(checkpoint / "parameters")
+    models.write_arrays(checkpoint / "parameters", arrays)
+    fingerprint = models.fingerprint(classifier)
+    edit(checkpoint, lambda content: content.update(fingerprint=fingerprint))
+    assert f"{checkpoint}: the parameter {name} {fault}" in message_of(checkpoint)
+
+
+def test_a_negative_variance_is_not_saved(tmp_path):
+    metadata = dataclasses.replace(
+        METADATA, arch="fashion_22full", dataset="mnist", image_shape=(28, 28, 1)
+    )
+    model = models.build("fashion_22full", 0)
+    model.bn1.var[...] = model.bn1.var[...].at[3].set(-1e-3)
+    with pytest.raises(UserError, match=r"bn1\.var is a variance and has 1 negative values"):
+        models.save_model(tmp_path / "new", model, metadata)
+
+
 def test_parameters_gone(checkpoint):
     shutil.rmtree(checkpoint / "parameters")
     assert "is damaged or cut short" in message_of(checkpoint)

@@ -86,6 +86,23 @@ def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(
     assert _rows(killed)[:10] == _rows(whole) and len(_rows(killed)) == 11
 
 
+def test_a_training_that_diverges_ends_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert main([*COMMAND, "--epochs", "1", "--out", str(out)]) == 0
+    before = _fingerprint(out)
+    (out / "recipe.json").write_text(
+        (out / "recipe.json").read_text().replace('"learning_rate": 0.05', '"learning_rate": 1e+30')
+    )
+    capsys.readouterr()
+    assert main([*COMMAND, "--epochs", "2", "--resume", "--lr", "1e30", "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "smaller learning rate than 1e+30" in error
+    assert "diverged: the mean loss of epoch 2 is nan" in error
+    assert _fingerprint(out) == before and len(_rows(out)) == 1
+
+
 def test_training_starts_from_a_run_or_its_model(whole: Path, tmp_path: Path) -> None:
     for name, source in (("run", whole), ("model", whole / "model")):
         more = ["--epochs", "1", "--pretrained", str(source), "--out", str(tmp_path / name)]

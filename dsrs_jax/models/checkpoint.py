@@ -10,6 +10,7 @@ the only file that knows Orbax, whose interface still moves.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -175,29 +176,30 @@ def fault_of(name: str, array: np.ndarray) -> str | None:
 
 def parameters_of(metadata: ModelMetadata) -> dict[str, jax.ShapeDtypeStruct]:
     """Name -> shape and type of every parameter and stored average of the described model."""
-    return _names(_abstract(metadata, "float32")[1])
+    return _names(_abstract(metadata.arch, metadata.dataset, metadata.scaling, "float32")[1])
 
 
 def with_parameters(
     metadata: ModelMetadata, arrays: dict[str, np.ndarray], dtype: str = "float32"
 ) -> Classifier:
     """The described model with these parameters, by the names of `parameters_of`."""
-    graphdef, abstract = _abstract(metadata, dtype)
+    graphdef, abstract = _abstract(metadata.arch, metadata.dataset, metadata.scaling, dtype)
     leaves = [jax.numpy.asarray(arrays[name]) for name in _names(abstract)]
     state = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
     return Classifier(state, graphdef, metadata)
 
 
-def _abstract(metadata: ModelMetadata, dtype: str) -> tuple[nnx.GraphDef, Any]:
+@functools.cache  # each load asks twice, and tracing a deep network takes seconds
+def _abstract(arch: str, dataset: str, scaling: str | None, dtype: str) -> tuple[nnx.GraphDef, Any]:
     if dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
 
     def make() -> nnx.Module:
         return build(
-            metadata.arch,
+            arch,
             0,
-            dataset=metadata.dataset,
-            scaling=metadata.scaling,
+            dataset=dataset,
+            scaling=scaling,
             dtype=jax.numpy.dtype(dtype),
         )
 
@@ -251,7 +253,9 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 
 def _parse_metadata(fields: Any, path: Path) -> ModelMetadata:
     try:
-        return ModelMetadata(**{**fields, "image_shape": tuple(fields["image_shape"])})
+        metadata = ModelMetadata(**{**fields, "image_shape": tuple(fields["image_shape"])})
+        hash(metadata)  # it is part of what jitted functions are cached by: no lists
+        return metadata
     except KeyError as error:
         raise UserError(f"{path / METADATA_FILE}: the model lacks the field {error}") from error
     except TypeError as error:

@@ -190,6 +190,29 @@ def test_metadata_lacking_a_field(checkpoint, field):
     assert field in message_of(checkpoint)
 
 
+@pytest.mark.parametrize("field", ["arch", "dataset", "scaling", "sigma"])
+def test_metadata_with_a_list_for_a_value(checkpoint, field):
+    edit(checkpoint, lambda content: content["model"].update({field: ["digits"]}))
+    assert "metadata.json" in message_of(checkpoint)
+
+
+def test_a_model_is_described_once_for_all_loads(checkpoint, monkeypatch):
+    """Tracing a deep network takes longer than reading its parameters."""
+    built = []
+    known = models.REGISTRY["digits_cnn"]
+
+    def module(**settings):
+        built.append(settings)
+        return known.module(**settings)
+
+    own = dataclasses.replace(known, module=module)
+    monkeypatch.setitem(models.REGISTRY, "of_this_test", own)
+    edit(checkpoint, lambda content: content["model"].update(arch="of_this_test"))
+    for _ in range(2):
+        models.load_model(checkpoint)
+    assert len(built) == 1
+
+
 def test_metadata_without_a_model(checkpoint):
     edit(checkpoint, lambda content: content.pop("model"))
     assert "metadata.json" in message_of(checkpoint)

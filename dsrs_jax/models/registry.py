@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -94,4 +95,7 @@ def build(
     found = architecture(name)
     dataset = dataset or found.dataset
     first = input_scaling(dataset, scaling or default_scaling(dataset))
-    return found.module(scaling=first, rngs=nnx.Rngs(seed), dtype=dtype)
+    # By name: what the process has set as its generator must not change the weights.
+    with jax.threefry_partitionable(True):
+        rngs = nnx.Rngs(jax.random.key(seed, impl="threefry2x32"))
+        return found.module(scaling=first, rngs=rngs, dtype=dtype)

@@ -33,7 +33,7 @@ class Recipe:
         epsilon: smoothadv's radius in units of 1/256.
         warmup: epochs over which smoothadv's radius and smoothmix's weight rise.
         dtype: of the arithmetic, float32 or bfloat16.
-        seed: of weights, order, noise and augmentation.
+        seed: of weights, order, noise and augmentation, in [0, 2^32).
     """
 
     arch: str = option(
@@ -96,6 +96,8 @@ def check(training: ArrayDataset, recipe: Recipe) -> RadialLaw:
     for name, value in positive.items():
         if not value > 0:
             raise UserError(f"{name} must be positive, got {value}")
+    if not 0 <= recipe.seed < 2**32:
+        raise UserError(f"the seed must lie in [0, 2^32), got {recipe.seed}")
     if min(recipe.batch, len(training)) < recipe.noise_draws:
         raise UserError(f"a batch of {recipe.batch} cannot be cut into {recipe.noise_draws} parts")
     return generalized_gaussian(

@@ -125,8 +125,10 @@ def train(
     batch = min(recipe.batch, len(training))
     size = batch // recipe.noise_draws
     batches = len(training) // batch
-    order_key, step_key, test_key = jax.random.split(jax.random.key(recipe.seed), 3)
-    with directory:
+    # By name: another default generator, or way to use it, must not change a training.
+    with directory, jax.threefry_partitionable(True):
+        seed_key = jax.random.key(recipe.seed, impl="threefry2x32")
+        order_key, step_key, test_key = jax.random.split(seed_key, 3)
         for epoch in range(start, recipe.epochs):
             clock = time.perf_counter()
             rate = learning_rate_at(recipe.learning_rate, recipe.learning_rate_step, epoch)

@@ -152,3 +152,17 @@ def test_the_seed_decides_the_weights():
 def test_an_unknown_architecture_lists_the_known_ones():
     with pytest.raises(UserError, match="'resnet'; known: digits_cnn, mnist_43"):
         models.build("resnet", 0)
+
+
+def test_initial_weights_do_not_depend_on_the_default_generator():
+    def weights():
+        return jax.tree.leaves(nnx.state(models.build("digits_cnn", 3)))
+
+    plain = weights()
+    with jax.default_prng_impl("rbg"):
+        other = weights()
+    with jax.threefry_partitionable(False):
+        older = weights()
+    for a, b, c in zip(plain, other, older, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, c)

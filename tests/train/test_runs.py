@@ -181,6 +181,8 @@ def test_a_mistake_in_one_process_ends_them_all(
         (["--epochs", "0"], "epochs must be positive"),
         (["--batch", "-1"], "batch must be positive"),
         (["--lr", "nan"], "learning rate must be positive"),
+        (["--seed", "-1"], "the seed must lie in [0, 2^32), got -1"),
+        (["--seed", "4294967296"], "the seed must lie in [0, 2^32), got 4294967296"),
         (["--num-noise-vec", "200", "--batch", "100"], "cannot be cut into 200 parts"),
         (["--pretrained", "no/such/model"], "no such checkpoint"),
         (["--out", "taken"], "exists and holds no run"),

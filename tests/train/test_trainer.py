@@ -110,6 +110,27 @@ def test_one_compilation_serves_all_runs_of_one_kind(
     assert seen[4].loss > 1.2 * seen[0].loss
 
 
+def test_a_training_does_not_depend_on_the_default_generator(
+    digits: data.ArrayDataset, test_digits: data.ArrayDataset
+) -> None:
+    recipe = dataclasses.replace(DIGITS, epochs=1)
+    seen: list[EpochInfo] = []
+
+    def trained() -> list[jax.Array]:
+        model = train(digits, recipe, test=test_digits, on_epoch=seen.append)
+        return jax.tree.leaves(nnx.state(model))
+
+    plain = trained()
+    with jax.default_prng_impl("rbg"):
+        other = trained()
+    with jax.threefry_partitionable(False):
+        older = trained()
+    for a, b, c in zip(plain, other, older, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, c)
+    assert len({info.test_accuracy for info in seen}) == 1
+
+
 def test_the_seed_decides_everything(digits: data.ArrayDataset) -> None:
     first, again, other = (
         jax.tree.leaves(nnx.state(train(digits, dataclasses.replace(DIGITS, epochs=1, seed=seed))))

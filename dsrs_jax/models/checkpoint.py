@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import jax
 import numpy as np
@@ -254,12 +254,18 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 def _parse_metadata(fields: Any, path: Path) -> ModelMetadata:
     try:
         metadata = ModelMetadata(**{**fields, "image_shape": tuple(fields["image_shape"])})
-        hash(metadata)  # it is part of what jitted functions are cached by: no lists
-        return metadata
     except KeyError as error:
         raise UserError(f"{path / METADATA_FILE}: the model lacks the field {error}") from error
     except TypeError as error:
         raise UserError(f"{path / METADATA_FILE}: {_one_line(error)}") from error
+    for name, kind in get_type_hints(ModelMetadata).items():
+        value = getattr(metadata, name)
+        whole = type(value) is int and isinstance(0.0, kind)  # JSON of others may say 1 for 1.0
+        # The shape is compared with the architecture's.
+        if name != "image_shape" and not isinstance(value, kind) and not whole:
+            words = kind.__name__ if isinstance(kind, type) else str(kind)
+            raise UserError(f"{path / METADATA_FILE}: {name} must be {words}, got {value!r:.80}")
+    return metadata
 
 
 def _check_parameters(expected: dict[str, Any], stored: Any, arch: str, path: Path) -> None:

@@ -190,10 +190,41 @@ def test_metadata_lacking_a_field(checkpoint, field):
     assert field in message_of(checkpoint)
 
 
-@pytest.mark.parametrize("field", ["arch", "dataset", "scaling", "sigma"])
-def test_metadata_with_a_list_for_a_value(checkpoint, field):
-    edit(checkpoint, lambda content: content["model"].update({field: ["digits"]}))
-    assert "metadata.json" in message_of(checkpoint)
+def test_metadata_of_other_types(written, tmp_path):
+    """In a process of its own: here, types in annotations are checked, for users they are not."""
+    wrong = {
+        "arch": (["digits_cnn"], "arch must be str, got ['digits_cnn']"),
+        "dataset": (["digits"], "dataset must be str, got ['digits']"),
+        "scaling": ({}, "scaling must be str | None, got {}"),
+        "sigma": ("0.5", "sigma must be float | None, got '0.5'"),
+        "image_shape": ([[8], 8, 1], "takes images (8, 8, 1)"),
+        "epochs": (2.5, "epochs must be int | None, got 2.5"),
+    }
+    for field, (value, _) in wrong.items():
+        path = shutil.copytree(written, tmp_path / field)
+        edit(path, lambda content, f=field, v=value: content["model"].update({f: v}))
+    whole = shutil.copytree(written, tmp_path / "whole")
+    edit(whole, lambda content: content["model"].update(sigma=1))
+    program = """
+import sys
+from dsrs_jax import models
+from dsrs_jax.system.errors import UserError
+for path in sys.argv[1:]:
+    try:
+        print(models.load_model(path).metadata.sigma)
+    except UserError as error:
+        print(error)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *(str(tmp_path / name) for name in [*wrong, "whole"])],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    *messages, sigma = ended.stdout.splitlines()
+    for (_, expected), message in zip(wrong.values(), messages, strict=True):
+        assert expected in message
+    assert sigma == "1"
 
 
 def test_a_model_is_described_once_for_all_loads(checkpoint, monkeypatch):

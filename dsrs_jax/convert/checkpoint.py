@@ -155,18 +155,20 @@ def cached(file: str | Path, *, arch: str | None = None, scaling: str | None = N
 
 def _check_scaling(layer: Mapping[str, np.ndarray], dataset: str, kind: str) -> None:
     """UserError unless an input layer, if the file has one, does what the scaling in use does."""
-    if not layer or _scales_as(layer, input_scaling(dataset, kind)):
+    used = input_scaling(dataset, kind)
+    if not layer or _scales_as(layer, used):
         return
     ordered = [dataset, *(name for name in SCALED_DATASETS if name != dataset)]
+    known = {(name, k): input_scaling(name, k) for name in ordered for k in SCALINGS}
     fitting = [
-        (name, k) for name in ordered for k in SCALINGS if _scales_as(layer, input_scaling(name, k))
+        names
+        for names, scaling in known.items()
+        if len(scaling.mean) == len(used.mean) and _scales_as(layer, scaling)
     ]
-    if not fitting:
-        advice = f"no --input-scaling of {', '.join(SCALED_DATASETS)} is that"
-    elif fitting[0][0] == dataset:
-        advice = f"give --input-scaling {fitting[0][1]}"
-    else:
+    if fitting:
         advice = "convert it with --dataset {} --input-scaling {}".format(*fitting[0])
+    else:
+        advice = f"no --input-scaling of {', '.join(SCALED_DATASETS)} is that"
     values = " and ".join(
         f"{name} = {', '.join(f'{x:.6g}' for x in values.ravel()[:6])}"
         for name, values in layer.items()
@@ -231,6 +233,12 @@ def _state_dict(file: Path, content: Any, tensor: type) -> tuple[str | None, dic
     arch, state, where = None, content, ""
     if not all(isinstance(value, tensor) for value in content.values()):
         found = [key for key in _KEYS if isinstance(content.get(key), dict)]
+        # Settings may lie under such a name too.
+        found = [
+            key
+            for key in found
+            if any(isinstance(value, tensor) for value in content[key].values())
+        ] or found[:1]
         if len(found) > 1:
             raise UserError(
                 f"{file} holds several state dicts: {', '.join(found)}; save one alone and convert "
@@ -261,7 +269,10 @@ def _keys(content: dict[Any, Any]) -> str:
 
 def _command(file: Path, key: str) -> str:
     """What a user can type to save the state dict alone, executing what the file names."""
-    old, new = (json.dumps(str(path)) for path in (file, file.with_name(f"plain-{file.name}")))
+    old, new = (
+        json.dumps(str(path), ensure_ascii=False)
+        for path in (file, file.with_name(f"plain-{file.name}"))
+    )
     program = (
         f'import torch; c = torch.load({old}, map_location="cpu", weights_only=False); '
         f'a, s = (c.get("arch"), c["{key}"]) if isinstance(c, dict) else (None, c.state_dict()); '

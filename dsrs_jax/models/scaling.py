@@ -24,8 +24,6 @@ _STATISTICS = {
     "tinyimagenet": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
-
-
 SCALED_DATASETS = tuple(_STATISTICS)
 
 

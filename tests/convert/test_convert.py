@@ -124,7 +124,8 @@ def test_plain_data_may_lie_beside_the_tensors(key: str, tmp_path: Path) -> None
         "arch": {"name": "lenet"},  # says nothing that can be read
     }
     for new_format in (True, False):
-        torch.save(more | {key: state}, file, _use_new_zipfile_serialization=new_format)
+        settings = {"net" if key == "model" else "model": {"depth": 5}}
+        torch.save(more | settings | {key: state}, file, _use_new_zipfile_serialization=new_format)
         content = file.read_bytes()
         if not new_format:  # as NumPy 1 named itself
             assert b"cnumpy._core.multiarray\n" in content
@@ -156,9 +157,15 @@ CIFAR10 = STATISTICS["cifar_resnet20"]
     ("names", "values", "scaling", "advice"),
     [
         (("0.mean", "0.std"), CIFAR10, "standardize", None),
-        (("0.mean", "0.std"), CIFAR10, "center", "give --input-scaling standardize"),
+        (
+            ("0.mean", "0.std"),
+            CIFAR10,
+            "center",
+            "with --dataset cifar10 --input-scaling standardize",
+        ),
         (("0.means",), CIFAR10, "center", None),
-        (("0.means",), CIFAR10, "standardize", "give --input-scaling center"),
+        (("0.means",), CIFAR10, "standardize", "with --dataset cifar10 --input-scaling center"),
+        (("0.mean", "0.std"), ((0.5,), (0.5,)), "standardize", "no --input-scaling of digits, "),
         (("0.sds",), CIFAR10[1:], "standardize", "no --input-scaling of digits, "),
         (("mean", "std"), ((0.4914, 0.4822, 0.4466), CIFAR10[1]), "standardize", "no --input-sca"),
         (
@@ -179,7 +186,7 @@ def test_an_input_layer_must_be_the_scaling(
     file = saved(tmp_path, "cifar_resnet20")
     expected = models.fingerprint(convert(file))
     content = torch.load(file, weights_only=True)
-    layer = {n: torch.tensor(v).reshape(1, 3, 1, 1) for n, v in zip(names, values, strict=False)}
+    layer = {n: torch.tensor(v).reshape(1, -1, 1, 1) for n, v in zip(names, values, strict=False)}
     content["state_dict"] = layer | content["state_dict"]
     torch.save(content, file)
     if advice is None:
@@ -189,7 +196,7 @@ def test_an_input_layer_must_be_the_scaling(
     else:
         with pytest.raises(UserError) as caught:
             convert(file, scaling=scaling)
-        said = f"{names[0]} = {values[0][0]}, {values[0][1]}, {values[0][2]}"
+        said = f"{names[0]} = {', '.join(map(str, values[0]))}"
         assert advice in str(caught.value) and said in str(caught.value)
         assert "\n" not in str(caught.value)
 
@@ -198,7 +205,7 @@ def test_an_input_layer_must_be_the_scaling(
 def test_the_command_that_a_refusal_gives_helps(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "it's a folder"
+    folder = tmp_path / "it's a dossier \N{GRINNING FACE}"
     folder.mkdir()
     file, out = saved(folder, "lenet"), tmp_path / "out"
     expected = models.fingerprint(convert(file))

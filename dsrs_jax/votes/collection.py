@@ -4,15 +4,17 @@ Blocks overlap: while one waits for its counts, the devices already work on the 
 can have no radius after the interim look is not drawn further, which may only cost it its
 radius (docs/scale.md, "The interim look").
 
-A record is {"index", "label", "image", "draws", "votes"}: "image" is the digest of image and label,
-the last two have an entry for each law of the plan, P first; "abstained": true where the image was
-given up. Of an image that cannot be read it is {"index", "unreadable": why}.
+A record is {"index", "label", "image", "draws", "votes"}: "image" is the digest of image and label
+(earlier versions wrote none), the last two have an entry for each law of the plan, P first;
+"abstained": true where the image was given up. Of an image that cannot be read it is {"index",
+"unreadable": why}. `problem_of` says what is no such record.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import threading
 import time
 from collections import deque
@@ -61,6 +63,43 @@ def table_of(
 
 # States that a record carries as a key.
 _SAID = (State.ABSTAINED, State.UNREADABLE)
+
+
+def problem_of(plan: SamplingPlan, record: Mapping[str, Any]) -> str | None:
+    """Why a record, read from a file, is none that `collect` writes for a plan; None if it is one.
+
+    Args:
+        plan: the laws, and how many draws each gets.
+        record: any object of JSON with an index.
+    """
+    if State.UNREADABLE in record:
+        said = set(record) == {"index", State.UNREADABLE}
+        return None if said and isinstance(record[State.UNREADABLE], str) else "unreadable, not why"
+    label, image = record.get("label"), record.get("image", "0" * 16)
+    if type(label) is not int or not -(2**31) <= label < 2**31:
+        return "no label"
+    if not isinstance(image, str) or re.fullmatch("[0-9a-f]{16}", image) is None:
+        return "image is no digest"
+    for name in ("draws", "votes"):
+        counts = record.get(name)
+        if not isinstance(counts, list) or len(counts) != 1 + len(plan.extra):
+            return f"{name} are not {1 + len(plan.extra)} counts"
+        if any(type(count) is not int or not 0 <= count <= plan.n for count in counts):
+            return f"{name} are not counts of at most {plan.n}"
+    if record.get(State.ABSTAINED, True) is not True:
+        return "abstained is not true"
+    laws = list(zip(record["draws"], record["votes"], strict=True))
+    # Draws inside a level are among those inside the next one, and the last one's among P's.
+    nested = [*laws[1 : 1 + len(plan.of_kind(Kind.INSIDE))], laws[0]]
+    own = [laws[0], *laws[len(nested) :]]
+    if State.ABSTAINED not in record and any(drawn != plan.n for drawn, _ in own):
+        return f"draws are not {plan.n}"
+    wrong = [(drawn - right, right) for drawn, right in nested]
+    if any(drawn < right for drawn, right in laws) or any(
+        inner[0] > outer[0] or inner[1] > outer[1] for inner, outer in itertools.pairwise(wrong)
+    ):
+        return "the counts contradict one another"
+    return None
 
 
 def collect(

@@ -1,5 +1,6 @@
 """Runs in which things go wrong: lost hosts, full disks, damaged images."""
 
+import json
 import resource
 import shutil
 import socket
@@ -130,6 +131,45 @@ def test_a_damaged_image_is_named_and_all_others_are_certified(
     shutil.rmtree(folder)
     assert main(command) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_damaged_votes_are_named_and_drawn_again(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = ["certify", "--model", model, "--n", "500", "--stop", "8", "--q-inside", "0.5"]
+    command += ["--out", str(out)]
+    assert main(command) == 0
+    table = (out / "certificates.csv").read_bytes()
+    lines = [line for file in record_files(out) for line in file.read_bytes().splitlines()]
+    for file in record_files(out):
+        file.unlink()
+    records = [json.loads(line) for line in lines]
+    lines[1] = b"\xff" + lines[1]
+    lines[2] = b'{"index":%d}' % records[2]["index"]
+    lines[3] = b"null"
+    lines[5] = json.dumps({**records[5], "draws": [500]}).encode()
+    lines[7] = lines[7][:20]
+    file = out / "votes" / "00000000-00000007-8.0.jsonl"
+    file.write_bytes(b"\n".join(lines))
+    damaged = file.read_bytes()
+    (out / "batch.json").write_text('{"cpu x 1": Infinity}')
+    (out / "processes" / "0.json").write_bytes(b"\xff")
+    capsys.readouterr()
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    [told] = [line for line in captured.out.splitlines() if line.startswith("Damaged: ")]
+    named = [number for number in range(1, 9) if f"{file} line {number} (" in told]
+    assert named == [2, 3, 4, 6, 8]
+    assert "3 of 8 images were done before" in captured.out
+    assert (out / "certificates.csv").read_bytes() == table
+    assert file.read_bytes() == damaged
+    assert recorded(out) == len(lines) - 1 + 5  # the last line has no end
+    for name, content in (("config.json", "null"), ("config.json", "[]")):
+        (out / name).write_text(content)
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"{out / name} is damaged" in error
 
 
 def _npz(file: Path, order: np.ndarray, labels: np.ndarray) -> None:

@@ -20,6 +20,7 @@ from dsrs_jax.votes import (
     SamplingPlan,
     State,
     collect,
+    problem_of,
     second_laws,
     table_of,
 )
@@ -64,6 +65,7 @@ def test_every_record_holds_what_was_drawn_of_each_law(tmp_path: Path) -> None:
         collect(PLAN, PROTOCOL, sampler(), examples, folder, advanced.append)
         records = folder.records
     assert sum(advanced) == 4 and sorted(records) == [3, 5, 8, 9]
+    assert {problem_of(PLAN, record) for record in records.values()} == {None}
     for one in (mostly, always):
         record = records[one.index]
         assert record["label"] == 1 and "abstained" not in record

@@ -88,6 +88,7 @@ def test_a_file_is_proved(table: str, tmp_path: Path, capsys: pytest.CaptureFixt
         ({"sigma": "0"}, "sigma is outside"),
         ({"cutoff_inside_0.7": "-3"}, "cutoff is outside"),
         ({"alpha_dsrs": "0"}, "alpha_dsrs is outside"),
+        ({"alpha_dsrs": "5e-324"}, "below 1/2"),
         ({"bounds": "none"}, "one-sided or two-sided"),
         ({"bounds": "two-sided"}, "below 1/2"),
         ({"status": "pooled"}, "pooled"),

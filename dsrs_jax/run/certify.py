@@ -192,6 +192,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             )
             methods = {"Neyman-Pearson": table.neyman_pearson.radius, "DSRS": table.radius}
             ending.write(out, {ending.CERTIFICATES_FILE: table}, methods, title, console)
+    ending.say_not_finite(plan, records, console)
     console.print(f"seconds: {stages}")
     written = f"{out / ending.CERTIFICATES_FILE}, {out / ending.PICTURE_FILE}"
     console.print(written, soft_wrap=True, markup=False)
@@ -359,8 +360,8 @@ def _gather(
     if missing := absent():
         who = ", ".join(str(process) for process in lost) or "none that is known of"
         raise IncompleteError(
-            f"{_some(missing)} of {len(indices)} missing (lost processes: {who}); all else is "
-            f"kept. This completes them, with any number of processes: {again}"
+            f"{ending.some(missing)} of {len(indices)} missing (lost processes: {who}); all else "
+            f"is kept. This completes them, with any number of processes: {again}"
         )
 
 
@@ -379,16 +380,8 @@ def _complain(
         console.print(f"unreadable: {said}", soft_wrap=True, markup=False)
     if unreadable:
         raise IncompleteError(
-            f"{_some(table.votes.index[unreadable].tolist())} could not be read; all others "
+            f"{ending.some(table.votes.index[unreadable].tolist())} could not be read; all others "
             f"are done. Fix the files, then: {again}"
         )
     if not proved:
         raise IncompleteError(ending.NOT_PROVED)
-
-
-def _some(indices: list[int]) -> str:
-    """How many images, and which."""
-    shown = ", ".join(str(index) for index in indices[:10])
-    more = ", ..." if len(indices) > 10 else ""
-    noun = "image" if len(indices) == 1 else "images"
-    return f"{len(indices)} {noun} (index {shown}{more})"

@@ -94,6 +94,7 @@ def test_a_file_is_proved(table: str, tmp_path: Path, capsys: pytest.CaptureFixt
         ({"status": "pooled"}, "pooled"),
         ({"status": "none"}, "the status 'none' says that it is 0"),
         ({"status": "unreadable"}, "the status 'unreadable' says that it is 0"),
+        ({"status": "not-finite"}, "the status 'not-finite' says that it is 0"),
         # An inside law is P truncated, and its draws are among P's.
         ({"sigma": "0.6"}, "inside_0.7 is not P truncated"),
         ({"sigma_inside_0.7": "0.6"}, "inside_0.7 is not P truncated"),

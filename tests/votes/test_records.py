@@ -127,6 +127,7 @@ CHANGES: list[dict] = [
     {"votes": [90, 32, 50, 80]},  # more than were drawn
     {"votes": [90, 28, 27, 80]},  # fewer right inside 0.6 than inside 0.3
     {"votes": [90, 20, 50, 80]},  # more wrong inside 0.3 than inside 0.6
+    *({"not_finite": count} for count in (None, True, 1.0, "1", 0, -1, 31, math.inf, [1])),
     *({"abstained": said} for said in (False, None, 1, "yes")),
     {"unreadable": "why"},
     *(dict.fromkeys(("label", "image", "draws", "votes"), ...) | more for more in (
@@ -196,6 +197,7 @@ def test_many_damaged_lines_are_one_message(tmp_path: Path) -> None:
     [
         record(1),
         record(1, image=...),  # of an earlier version
+        record(1, not_finite=30),
         record(1, abstained=True, draws=[60, 20, 30, 0], votes=[10, 5, 6, 0]),
         {"index": 1, "unreadable": "why"},
     ],

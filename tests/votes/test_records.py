@@ -161,6 +161,26 @@ def test_what_is_no_record_is_named_and_drawn_again(tmp_path: Path, line: bytes)
         assert folder.records == {index: record(index) for index in range(3)}
 
 
+@settings(max_examples=100)
+@given(place=st.integers(0, 400), length=st.integers(0, 60), junk=st.binary(max_size=60))
+def test_whatever_is_overwritten_no_line_is_taken_that_is_no_record(
+    tmp_path_factory: pytest.TempPathFactory, place: int, length: int, junk: bytes
+) -> None:
+    path, told = tmp_path_factory.mktemp("run"), list[str]()
+    with _open(path, told) as folder:
+        folder.append(record(index) for index in range(4))
+    [file] = (path / "votes").glob("*.jsonl")
+    content = file.read_bytes()
+    file.write_bytes(content[:place] + junk + content[place + length :])
+    whole = set(content.splitlines()) & set(file.read_bytes().split(b"\n"))
+    with _open(path, told) as folder:
+        assert {json.loads(line)["index"] for line in whole} <= set(folder.records)
+        assert all(problem_of(PLAN, one) is None for one in folder.records.values())
+        folder.append(record(index) for index in range(4))
+    with _open(path, told) as folder:
+        assert all(folder.has(index) for index in range(4))
+
+
 def test_a_damaged_file_is_not_written_over(tmp_path: Path) -> None:
     told: list[str] = []
     for _ in range(3):

@@ -26,6 +26,7 @@ class Status(enum.StrEnum):
     POOLED = "pooled"  # Neyman-Pearson from twice the draws of P (rules with a plus)
     NONE = "none"  # radius 0
     UNREADABLE = "unreadable"  # radius 0: the image could not be read
+    NOT_FINITE = "not-finite"  # radius 0: no draw had logits that are all finite
     # Of published samples (run/published_study.py):
     P_BELOW = "P-below"  # Q, where the paper takes a negative multiplier for P
     DSRS_BELOW = "dsrs-below"  # P and a Q, where the paper takes one for another Q
@@ -130,6 +131,7 @@ def certify_table(table: VoteTable, protocol: Protocol) -> CertificateTable:
     status = _status(dsrs)
     status[pooled & (dsrs.radius > 0.0)] = Status.POOLED
     status[table.state[:, 0] == State.UNREADABLE] = Status.UNREADABLE
+    status[table.state[:, 0] == State.NOT_FINITE] = Status.NOT_FINITE
     return CertificateTable(table, protocol, neyman_pearson, dsrs, lower, status)
 
 

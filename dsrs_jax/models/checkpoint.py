@@ -244,7 +244,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a checkpoint of dsrs_jax: it has no {METADATA_FILE}")
     try:
         content = json.loads((path / METADATA_FILE).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path / METADATA_FILE}: {_one_line(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path / METADATA_FILE} does not say format {FORMAT}, the one known here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 
 from flint import arb, ctx
 
@@ -30,7 +31,8 @@ def lower_bound(votes: int, draws: int, alpha: float, parts: int) -> arb:
                 return p.beta_lower(a, b, regularized=1)
             return 1 - (1 - p).beta_lower(b, a, regularized=1)
 
-        p = arb(guesses.below_bound(votes, draws, float(failure)))
+        # A failure below every double is no more than a worse guess.
+        p = arb(guesses.below_bound(votes, draws, max(float(failure), sys.float_info.min)))
         for _ in range(20):
             now = tail(p)
             root = (-now.log()).sqrt()

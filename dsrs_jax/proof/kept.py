@@ -75,17 +75,22 @@ def _version() -> str:
 
 def _read(file: Path) -> dict[str, tuple[float, str]]:
     """The proofs of an earlier run; a line that a kill cut short is redone."""
-    if not file.exists():
+    try:
+        content = file.read_bytes()
+        *whole, cut_short = content.split(b"\n")
+        if cut_short:
+            file.write_bytes(content[: -len(cut_short)])
+    except FileNotFoundError:
         return {}
-    text = file.read_bytes().decode(errors="replace")
-    whole = text.rfind("\n") + 1
-    if whole < len(text):
-        file.write_text(text[:whole])
+    except OSError as error:
+        raise Damaged(f"cannot read {file}, or write it: {error.strerror}") from error
     kept = {}
-    for line in text[:whole].splitlines():
+    for number, line in enumerate(whole, start=1):
         try:
-            key, radius, result = json.loads(line)
-        except ValueError:
-            raise Damaged(f"{file} is damaged; delete it and run again") from None
-        kept[str(key)] = float(radius), str(result)
+            key, radius, result = json.loads(line.decode())
+        except (ValueError, TypeError, RecursionError):
+            key = radius = result = None
+        if not (isinstance(key, str) and type(radius) is float and isinstance(result, str)):
+            raise Damaged(f"{file}: line {number} is damaged; delete the line and run again")
+        kept[key] = radius, result
     return kept

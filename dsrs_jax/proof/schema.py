@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 POOLED = "pooled"
-_CLAIMS_NOTHING = ("none", "unreadable")
+_CLAIMS_NOTHING = ("none", "unreadable", "not-finite")
 UNKNOWN = -1  # votes that nobody knows
 _SIDES = {"one-sided": 1, "two-sided": 2}
 _REQUIRED = (

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,7 @@ from dsrs_jax.votes import (
     VoteTable,
     collect,
     confirm,
+    problem_of,
     second_laws,
     table_of,
 )
@@ -145,7 +147,13 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             identity = _identity(settings, plan, classifier, dataset)
             if labels:
                 identity["class_labels"] = labels
-            folder = stack.enter_context(RecordFolder(out, identity, processes.process))
+            tell = functools.partial(console.print, soft_wrap=True, markup=False, highlight=False)
+            folder = RecordFolder(
+                out, identity, processes.process,
+                problem_of=functools.partial(problem_of, plan),
+                on_damaged=tell if first else lambda what: None,  # one process tells it
+            )  # fmt: skip
+            stack.enter_context(folder)
             missing = [index for index in indices if not folder.has(index)]
             stack.enter_context(Heartbeat(out, processes.process, settings.patience))
         if first and labels:
@@ -184,8 +192,10 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             )
             methods = {"Neyman-Pearson": table.neyman_pearson.radius, "DSRS": table.radius}
             ending.write(out, {ending.CERTIFICATES_FILE: table}, methods, title, console)
+    ending.say_not_finite(plan, records, console)
     console.print(f"seconds: {stages}")
-    console.print(f"{out / ending.CERTIFICATES_FILE}, {out / ending.PICTURE_FILE}", soft_wrap=True)
+    written = f"{out / ending.CERTIFICATES_FILE}, {out / ending.PICTURE_FILE}"
+    console.print(written, soft_wrap=True, markup=False)
     _complain(table, records, proved, again, console)
 
 
@@ -350,8 +360,8 @@ def _gather(
     if missing := absent():
         who = ", ".join(str(process) for process in lost) or "none that is known of"
         raise IncompleteError(
-            f"{_some(missing)} of {len(indices)} missing (lost processes: {who}); all else is "
-            f"kept. This completes them, with any number of processes: {again}"
+            f"{ending.some(missing)} of {len(indices)} missing (lost processes: {who}); all else "
+            f"is kept. This completes them, with any number of processes: {again}"
         )
 
 
@@ -365,19 +375,13 @@ def _complain(
     """IncompleteError for what could not be done."""
     unreadable = np.flatnonzero(table.votes.state[:, 0] == State.UNREADABLE).tolist()
     for i in unreadable:
-        console.print(f"unreadable: {records[i][State.UNREADABLE]}", soft_wrap=True)
+        # A file's name may hold what no terminal shows, or what would be markup.
+        said = str(records[i][State.UNREADABLE]).encode(errors="backslashreplace").decode()
+        console.print(f"unreadable: {said}", soft_wrap=True, markup=False)
     if unreadable:
         raise IncompleteError(
-            f"{_some(table.votes.index[unreadable].tolist())} could not be read; all others "
+            f"{ending.some(table.votes.index[unreadable].tolist())} could not be read; all others "
             f"are done. Fix the files, then: {again}"
         )
     if not proved:
         raise IncompleteError(ending.NOT_PROVED)
-
-
-def _some(indices: list[int]) -> str:
-    """How many images, and which."""
-    shown = ", ".join(str(index) for index in indices[:10])
-    more = ", ..." if len(indices) > 10 else ""
-    noun = "image" if len(indices) == 1 else "images"
-    return f"{len(indices)} {noun} (index {shown}{more})"

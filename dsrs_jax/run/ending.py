@@ -1,10 +1,11 @@
-"""How a run of certificates ends: proofs, files, table and picture."""
+"""How a run of certificates ends: proofs, files, table, picture, and what it has to say."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -18,6 +19,7 @@ from dsrs_jax.proof.claim import PROVED, read
 from dsrs_jax.proof.schema import Method
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.files import is_remote, write_whole
+from dsrs_jax.votes import SamplingPlan, drawn, not_finite
 
 CERTIFICATES_FILE, PICTURE_FILE = "certificates.csv", "report.png"
 NOT_PROVED = "not every radius is proved: the columns proof_np and proof_dsrs say which, and why"
@@ -89,3 +91,23 @@ def prove(
     if len(unproved) > _SHOWN:
         console.print("  The others are in the columns proof_np and proof_dsrs.")
     return table.proved(radii, results), not unproved
+
+
+def say_not_finite(
+    plan: SamplingPlan, records: Sequence[Mapping[str, Any]], console: Console
+) -> None:
+    """One line where draws had logits that are not finite: the model overflows, or is broken."""
+    if odd := not_finite(records):
+        console.print(
+            f"{sum(odd.values()):,} of {sum(drawn(plan, record) for record in records):,} draws "
+            f"had logits that are not finite, of {some(list(odd))}: they count as wrong.",
+            soft_wrap=True,
+        )
+
+
+def some(indices: Sequence[int]) -> str:
+    """How many images, and which."""
+    shown = ", ".join(str(index) for index in indices[:10])
+    more = ", ..." if len(indices) > 10 else ""
+    noun = "image" if len(indices) == 1 else "images"
+    return f"{len(indices)} {noun} (index {shown}{more})"

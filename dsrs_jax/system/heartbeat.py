@@ -15,7 +15,7 @@ from types import TracebackType
 from etils import epath
 
 from dsrs_jax.system.errors import UserError
-from dsrs_jax.system.files import write_whole
+from dsrs_jax.system.files import make_folder, write_whole
 
 _FOLDER = "processes"
 _BEATS = 6  # in the time after which a silent process is given up
@@ -28,6 +28,9 @@ class Heartbeat:
         path: the run directory.
         process: this process's number.
         patience: seconds of silence after which the others give a process up.
+
+    Raises:
+        UserError: the run directory cannot be written.
     """
 
     def __init__(self, path: epath.Path, process: int, patience: float) -> None:
@@ -35,7 +38,7 @@ class Heartbeat:
         self._patience = patience
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._file.parent)
         self._say("at work", 0)
 
     def __enter__(self) -> Heartbeat:
@@ -99,6 +102,7 @@ def wait_for_others(
 
 def _read(file: epath.Path) -> str:
     try:
-        return file.read_text()
+        # Damaged, it says nothing until the next beat replaces it.
+        return file.read_bytes().decode(errors="replace")
     except OSError:  # not there yet, or being replaced
         return ""

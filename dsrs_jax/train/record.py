@@ -15,6 +15,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -62,7 +63,7 @@ class TrainingRun:
         self._events: Any = None
         if path is None:
             return
-        known = sorted(int(p.name.removeprefix(_STATE)) for p in path.glob(f"{_STATE}[0-9]*"))
+        known = sorted(_states(path))
         if (path / _RECIPE).exists():
             if not resume:
                 raise UserError(
@@ -70,13 +71,13 @@ class TrainingRun:
                     "with --resume or give another --out"
                 )
             _check_recipe(path, recipe)
-        elif path.exists() and any(path.iterdir()):
+        elif path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise UserError(f"{path} exists and holds no run; give another --out")
         self.epochs = known[-1] if known else 0
         make_folder(path)
         write_whole(path / _RECIPE, json.dumps(recipe, indent=2) + "\n")
         if self.epochs:
-            self._rows = _read_rows(path / _METRICS)[: self.epochs]
+            self._rows = _read_rows(path / _METRICS, self.epochs)
 
     def __enter__(self) -> TrainingRun:
         if self.path is not None:
@@ -125,13 +126,23 @@ class TrainingRun:
             being_written.rename(self.path / f"{_STATE}{done}")
         except OSError as error:
             raise UserError(f"cannot write into {self.path}: {error.strerror}") from error
-        for old in self.path.glob(f"{_STATE}[0-9]*"):
-            if old.name != f"{_STATE}{done}":
+        for epochs, old in _states(self.path).items():
+            if epochs != done:
                 shutil.rmtree(old)
         for name, value in info._asdict().items():
             if name != "epoch" and not np.isnan(value):
                 self._events.add_scalar(name, value, done)
         self._events.flush()
+
+
+def _states(path: Path) -> dict[int, Path]:
+    """The state folders by their epochs; a copy that somebody made, state-3 (old), is none."""
+    found = (folder for folder in path.glob(f"{_STATE}*") if folder.is_dir())
+    return {
+        int(folder.name.removeprefix(_STATE)): folder
+        for folder in found
+        if re.fullmatch(_STATE + "[1-9][0-9]*", folder.name)
+    }
 
 
 def _named(state: Any) -> dict[str, Any]:
@@ -140,8 +151,10 @@ def _named(state: Any) -> dict[str, Any]:
 
 def _check_recipe(path: Path, recipe: dict[str, Any]) -> None:
     try:
-        before = json.loads((path / _RECIPE).read_text())
-    except (OSError, ValueError) as error:
+        before = json.loads((path / _RECIPE).read_bytes().decode())
+        if not isinstance(before, dict):
+            raise ValueError("no object")
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path / _RECIPE}: {error}") from error
     for name, value in recipe.items():
         if name not in _MAY_CHANGE and before.get(name) != value:
@@ -151,13 +164,16 @@ def _check_recipe(path: Path, recipe: dict[str, Any]) -> None:
             )
 
 
-def _read_rows(file: Path) -> list[EpochInfo]:
+def _read_rows(file: Path, epochs: int) -> list[EpochInfo]:
+    """The rows of the first so many epochs."""
     try:
-        with open(file) as stream:
-            rows = list(csv.DictReader(stream))
-        return [
+        lines = file.read_bytes().decode().splitlines()
+        rows = [
             EpochInfo(int(row["epoch"]), *(float(row[name]) for name in EpochInfo._fields[1:]))
-            for row in rows
+            for row in list(csv.DictReader(lines))[:epochs]
         ]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        if [row.epoch for row in rows] != list(range(epochs)):
+            raise ValueError(f"it has no row for each of {epochs} epochs")
+        return rows
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{file} is damaged or not there: {error}") from error

@@ -1,6 +1,6 @@
 """Votes of a classifier under every law: drawn on all devices, recorded, resumable."""
 
-from dsrs_jax.votes.collection import collect, confirm, table_of
+from dsrs_jax.votes.collection import collect, confirm, drawn, not_finite, problem_of, table_of
 from dsrs_jax.votes.plan import Kind, SamplingPlan, SecondLaw, second_laws
 from dsrs_jax.votes.records import RecordFolder
 from dsrs_jax.votes.sampler import PendingVotes, Sampler, Votes, count_votes
@@ -20,6 +20,9 @@ __all__ = [
     "collect",
     "confirm",
     "count_votes",
+    "drawn",
+    "not_finite",
+    "problem_of",
     "second_laws",
     "table_of",
 ]

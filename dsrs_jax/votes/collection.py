@@ -4,15 +4,18 @@ Blocks overlap: while one waits for its counts, the devices already work on the 
 can have no radius after the interim look is not drawn further, which may only cost it its
 radius (docs/scale.md, "The interim look").
 
-A record is {"index", "label", "image", "draws", "votes"}: "image" is the digest of image and label,
-the last two have an entry for each law of the plan, P first; "abstained": true where the image was
-given up. Of an image that cannot be read it is {"index", "unreadable": why}.
+A record is {"index", "label", "image", "draws", "votes"}: "image" is the digest of image and label
+(earlier versions wrote none), the last two have an entry for each law of the plan, P first;
+"abstained": true where the image was given up; "not_finite": how many of all draws had logits that
+are not all finite, where there are any. Of an image that cannot be read it is {"index",
+"unreadable": why}. `problem_of` says what is no such record.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import threading
 import time
 from collections import deque
@@ -29,9 +32,10 @@ from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.signals import last_words
 from dsrs_jax.votes.plan import Kind, SamplingPlan
 from dsrs_jax.votes.records import RecordFolder
-from dsrs_jax.votes.sampler import PendingVotes, Sampler
+from dsrs_jax.votes.sampler import PendingVotes, Sampler, Votes
 from dsrs_jax.votes.table import State, VoteTable
 
+_NOT_FINITE = "not_finite"
 _BLOCKS_IN_FLIGHT = 3
 # A file of records is written after a hundredth of the time that the run has taken so far, within
 # these seconds: a killed run loses about so much, and a long one leaves hundreds of files.
@@ -47,7 +51,7 @@ def table_of(
     draws = np.array([record.get("draws", nothing) for record in records], dtype=np.int64)
     votes = np.array([record.get("votes", nothing) for record in records], dtype=np.int64)
     draws, votes = draws.reshape(size, laws), votes.reshape(size, laws)
-    own = [next((s for s in _SAID if s in record), State.COMPLETE) for record in records]
+    own = [_state(plan, record) for record in records]
     return VoteTable(
         names=plan.names,
         laws=(plan.law, *(plan.laws(extra, votes[:, 0], protocol) for extra in plan.extra)),
@@ -59,8 +63,69 @@ def table_of(
     )
 
 
-# States that a record carries as a key.
-_SAID = (State.ABSTAINED, State.UNREADABLE)
+def _state(plan: SamplingPlan, record: Mapping[str, Any]) -> State:
+    if 0 < record.get(_NOT_FINITE, 0) == drawn(plan, record):
+        return State.NOT_FINITE
+    said = (State.ABSTAINED, State.UNREADABLE)  # as a key
+    return next((state for state in said if state in record), State.COMPLETE)
+
+
+def drawn(plan: SamplingPlan, record: Mapping[str, Any]) -> int:
+    """The draws that were made of an image; those inside a level are P's own, and count once."""
+    return sum(count for count, _ in _own(plan, record))
+
+
+def not_finite(records: Iterable[Mapping[str, Any]]) -> dict[int, int]:
+    """How many draws had logits that are not all finite, by index, where there are any."""
+    return {record["index"]: record[_NOT_FINITE] for record in records if _NOT_FINITE in record}
+
+
+def _own(plan: SamplingPlan, record: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """(draws, votes) of the laws that have draws of their own, P first."""
+    laws = list(zip(record.get("draws", ()), record.get("votes", ()), strict=True))
+    return [*laws[:1], *laws[1 + len(plan.of_kind(Kind.INSIDE)) :]]
+
+
+def problem_of(plan: SamplingPlan, record: Mapping[str, Any]) -> str | None:
+    """Why a record, read from a file, is none that `collect` writes for a plan; None if it is one.
+
+    Args:
+        plan: the laws, and how many draws each gets.
+        record: any object of JSON with an index.
+    """
+    if State.UNREADABLE in record:
+        said = set(record) == {"index", State.UNREADABLE}
+        return None if said and isinstance(record[State.UNREADABLE], str) else "unreadable, not why"
+    label, image = record.get("label"), record.get("image", "0" * 16)
+    if type(label) is not int or not -(2**31) <= label < 2**31:
+        return "no label"
+    if not isinstance(image, str) or re.fullmatch("[0-9a-f]{16}", image) is None:
+        return "image is no digest"
+    for name in ("draws", "votes"):
+        counts = record.get(name)
+        if not isinstance(counts, list) or len(counts) != 1 + len(plan.extra):
+            return f"{name} are not {1 + len(plan.extra)} counts"
+        if any(type(count) is not int or not 0 <= count <= plan.n for count in counts):
+            return f"{name} are not counts of at most {plan.n}"
+    if record.get(State.ABSTAINED, True) is not True:
+        return "abstained is not true"
+    laws = list(zip(record["draws"], record["votes"], strict=True))
+    # Draws inside a level are among those inside the next one, and the last one's among P's.
+    nested = [*laws[1 : 1 + len(plan.of_kind(Kind.INSIDE))], laws[0]]
+    own = _own(plan, record)
+    if State.ABSTAINED not in record and any(count != plan.n for count, _ in own):
+        return f"draws are not {plan.n}"
+    odd = record.get(_NOT_FINITE, 1)
+    if type(odd) is not int or odd < 1:
+        return f"{_NOT_FINITE} is no positive count"
+    wrong = [(count - right, right) for count, right in nested]
+    if _NOT_FINITE in record and odd > sum(count - right for count, right in own):
+        return "the counts contradict one another"
+    if any(count < right for count, right in laws) or any(
+        inner[0] > outer[0] or inner[1] > outer[1] for inner, outer in itertools.pairwise(wrong)
+    ):
+        return "the counts contradict one another"
+    return None
 
 
 def collect(
@@ -185,12 +250,15 @@ class _Block(NamedTuple):
     ) -> PendingVotes:
         return sampler.start(self.images, self.labels, law, n, indices=self.indices, first=first)
 
-    def add(self, column: int, draws: NDArray[np.int64], votes: NDArray[np.int64]) -> None:
-        """Adds counts of (images, laws) to those from `column` on."""
-        for record, more, right in zip(self.records, draws.tolist(), votes.tolist(), strict=True):
-            for j, (drawn, correct) in enumerate(zip(more, right, strict=True), start=column):
-                record["draws"][j] += drawn
-                record["votes"][j] += correct
+    def add(self, column: int, counted: Votes, order: list[int]) -> None:
+        """Adds counts, in this order of theirs, to the records' from `column` on."""
+        rows = zip(*(counts.tolist() for counts in counted), strict=True)
+        for record, (draws, correct, odd) in zip(self.records, rows, strict=True):
+            for j, place in enumerate(order, start=column):
+                record["draws"][j] += draws[place]
+                record["votes"][j] += correct[place]
+            if odd[-1]:
+                record[_NOT_FINITE] = record.get(_NOT_FINITE, 0) + odd[-1]
 
 
 def _draw(
@@ -228,8 +296,7 @@ def _draw(
             continue
         pending = block.start(sampler, plan.law, n, first)
         yield
-        counted = pending.result()
-        block.add(0, counted.draws[:, order], counted.correct[:, order])
+        block.add(0, pending.result(), order)
         votes = np.array([record["votes"][0] for record in block.records])
         abstains = protocol.abstains_early(votes, np.full_like(votes, first + n), laws)
         for i in np.flatnonzero(abstains).tolist():
@@ -265,5 +332,4 @@ def _draw_separately(
     if waiting:
         yield
     for part, column, pending in waiting:
-        counted = pending.result()
-        part.add(column, counted.draws[:, -1:], counted.correct[:, -1:])
+        part.add(column, pending.result(), [-1])

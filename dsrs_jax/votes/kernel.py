@@ -108,14 +108,16 @@ def count_block(
     tile: int,
     tiles: int,
     mesh: Mesh,
-) -> Int32[Array, "rows two cutoffs"]:
+) -> Int32[Array, "rows three cutoffs"]:
+    """Of each row the draws, the right answers, and the draws whose logits are not all finite."""
+
     def one_device(
         model: Callable[[Array], Array],
         block: Block,
         cutoffs: Float32[Array, " cutoffs"],
         key: Key[Array, ""],
         span: Int32[Array, " two"],
-    ) -> Int32[Array, "share two cutoffs"]:
+    ) -> Int32[Array, "share three cutoffs"]:
         return lax.map(lambda one: _count_image(model, one, cutoffs, key, span, tile, tiles), block)
 
     everywhere, split = PartitionSpec(), PartitionSpec("devices")
@@ -136,25 +138,26 @@ def _count_image(
     span: Int32[Array, " two"],
     tile: int,
     tiles: int,
-) -> Int32[Array, "two cutoffs"]:
+) -> Int32[Array, "three cutoffs"]:
     image_key = jax.random.fold_in(jax.random.fold_in(key, one.indices), one.streams)
 
-    def count_tile(number: Int32[Array, ""]) -> Int32[Array, "two cutoffs"]:
+    def count_tile(number: Int32[Array, ""]) -> Int32[Array, "three cutoffs"]:
         place = number * tile + jnp.arange(tile, dtype=jnp.int32)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(image_key, place)
         levels, noise = jax.vmap(one.laws.draw)(keys)
         logits = model(one.images[None] + noise.reshape(tile, *one.images.shape))
         answer = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        right = (answer == one.labels) & jnp.all(jnp.isfinite(logits), axis=-1)
+        finite = jnp.all(jnp.isfinite(logits), axis=-1)
+        right = (answer == one.labels) & finite
         counted = (number < one.end) & (place >= span[0]) & (place < span[1])
         inside = (levels[:, None] <= cutoffs[None, :]) & counted[:, None]
-        both = jnp.stack([inside, inside & right[:, None]])
-        return jnp.sum(both, axis=1, dtype=jnp.int32)
+        all_three = jnp.stack([inside, inside & right[:, None], inside & ~finite[:, None]])
+        return jnp.sum(all_three, axis=1, dtype=jnp.int32)
 
-    def step(number: Int32[Array, ""], counts: Int32[Array, "two cutoffs"]) -> Array:
+    def step(number: Int32[Array, ""], counts: Int32[Array, "three cutoffs"]) -> Array:
         # Tiles that do not wait for one another: the device may work on them at the same time.
         first = one.begin + number * tiles
         return sum((count_tile(first + i) for i in range(tiles)), counts)
 
     steps = (one.end - one.begin + tiles - 1) // tiles
-    return lax.fori_loop(0, steps, step, jnp.zeros((2, cutoffs.shape[0]), jnp.int32))
+    return lax.fori_loop(0, steps, step, jnp.zeros((3, cutoffs.shape[0]), jnp.int32))

@@ -9,14 +9,16 @@ A run directory holds
 
 Every file appears whole under its name, so processes on many hosts may write into one directory,
 which may be a bucket (gs://...), and a process killed at any moment loses only what it had not
-written yet.
+written yet. A line that was damaged later counts for nothing and is named; its image is drawn
+again, and no file is written over another.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -25,6 +27,7 @@ from etils import epath
 
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.files import is_remote, write_whole
+from dsrs_jax.votes.kernel import INDICES
 from dsrs_jax.votes.table import State
 
 CONFIG_FILE = "config.json"
@@ -33,6 +36,9 @@ _BATCH_FILE = "batch.json"
 _LOCK_FILE = ".lock"
 # A record with this key is no more than the word that an image could not be read.
 _UNREADABLE = State.UNREADABLE.value
+_LARGEST_BATCH = 2**15  # of all that `Sampler.tune` tries, on any device
+_MOST_NAMED = 5  # damaged lines in one message
+_LONGEST_SHOWN = 200  # characters of a setting
 
 
 class RecordFolder:
@@ -43,22 +49,31 @@ class RecordFolder:
         settings: what the votes depend on, as JSON can hold it. A directory that was made with
             other settings is refused, with the first one that differs.
         process: number of this process among those of the run.
+        problem_of: why a record that was read is none of this run, or None where it is one.
+        on_damaged: called with a sentence that names the lines that are no records of this run.
 
     Attributes:
         records: the records by dataset index, as of entering or the last `refresh`.
 
     Raises:
         UserError: another run holds the directory, it was made with other settings, it cannot be
-            written, or a file of records is damaged.
+            written, or a file in it cannot be read.
     """
 
     def __init__(
-        self, path: str | Path | epath.Path, settings: Mapping[str, Any], process: int = 0
+        self,
+        path: str | Path | epath.Path,
+        settings: Mapping[str, Any],
+        process: int = 0,
+        *,
+        problem_of: Callable[[dict[str, Any]], str | None] = lambda record: None,
+        on_damaged: Callable[[str], None] = warnings.warn,
     ):
         self.path = epath.Path(path)
         self.process = process
         self.records: dict[int, dict[str, Any]] = {}
         self._settings = json.loads(json.dumps(settings))
+        self._problem_of, self._on_damaged = problem_of, on_damaged
         self._seen: set[str] = set()
         self._lock: IO[str] | None = None
 
@@ -99,7 +114,11 @@ class RecordFolder:
         if not fresh:
             return
         indices = [record["index"] for record in fresh]
-        name = f"{min(indices):08d}-{max(indices):08d}-{len(indices)}.{self.process}.jsonl"
+        what, again = f"{min(indices):08d}-{max(indices):08d}-{len(indices)}", 1
+        name = f"{what}.{self.process}.jsonl"
+        while name in self._seen:  # and holds other records, or damaged ones: it stays
+            again += 1
+            name = f"{what}-{again}.{self.process}.jsonl"
         text = "".join(json.dumps(record, separators=(",", ":")) + "\n" for record in fresh)
         write_whole(self.path / VOTES_FOLDER / name, text)
         self._seen.add(name)
@@ -110,28 +129,58 @@ class RecordFolder:
         return _UNREADABLE not in self.records.get(index, {_UNREADABLE: ""})
 
     def refresh(self) -> None:
-        """Reads the files that are new, whoever wrote them."""
+        """Reads the files that are new, whoever wrote them.
+
+        Raises:
+            UserError: one cannot be read at all.
+        """
+        damaged = []
         for file in sorted((self.path / VOTES_FOLDER).glob("*.jsonl")):
             if file.name in self._seen:
                 continue
-            for number, line in enumerate(file.read_text().splitlines(), start=1):
+            lines = _content(file).split(b"\n")
+            if lines[-1] == b"":  # after the last line's end
+                lines.pop()
+            for number, line in enumerate(lines, start=1):
                 try:
-                    record = json.loads(line)
-                    index = int(record["index"])
-                except (ValueError, KeyError, TypeError) as error:
-                    raise UserError(
-                        f"{file}: line {number} is damaged; delete the file and run again"
-                    ) from error
-                if not self.has(index):
-                    self.records[index] = record
+                    record = self._record(line)
+                except (ValueError, RecursionError) as error:
+                    damaged.append(f"{file} line {number} ({error})")
+                    continue
+                if not self.has(record["index"]):
+                    self.records[record["index"]] = record
             self._seen.add(file.name)
+        if damaged:
+            more = len(damaged) - _MOST_NAMED
+            self._on_damaged(
+                f"Damaged: {', '.join(damaged[:_MOST_NAMED])}"
+                + (f" and {more} lines more" if more > 0 else "")
+                + ". What is recorded nowhere else is drawn again."
+            )
+
+    def _record(self, line: bytes) -> dict[str, Any]:
+        """The record that a line holds.
+
+        Raises:
+            ValueError, RecursionError: it holds none; the message says why.
+        """
+        record = json.loads(line.decode())
+        if not isinstance(record, dict):
+            raise ValueError("no object")
+        index = record.get("index")
+        if type(index) is not int or not 0 <= index < INDICES:
+            raise ValueError("no index")
+        if problem := self._problem_of(record):
+            raise ValueError(problem)
+        return record
 
     def batch(self, device: str) -> int | None:
         """The batch that `remember_batch` was given for this kind of device."""
         try:
-            return int(json.loads((self.path / _BATCH_FILE).read_text())[device])
-        except (OSError, ValueError, KeyError, TypeError):
+            found = json.loads((self.path / _BATCH_FILE).read_bytes().decode())[device]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None  # whatever it held can be measured again
+        return found if type(found) is int and 0 < found <= _LARGEST_BATCH else None
 
     def remember_batch(self, device: str, batch: int) -> None:
         """Keeps the batch for the next run in this directory."""
@@ -145,8 +194,10 @@ class RecordFolder:
             write_whole(file, json.dumps(self._settings, indent=2) + "\n")
             return
         try:
-            found = json.loads(file.read_text())
-        except ValueError as error:
+            found = json.loads(_content(file).decode())
+            if not isinstance(found, dict):
+                raise ValueError("no object")
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{file} is damaged ({error}); give another --out") from error
         for name in [*self._settings, *found]:
             here, there = self._settings.get(name), found.get(name)
@@ -161,5 +212,13 @@ class RecordFolder:
             self._lock.close()
 
 
+def _content(file: epath.Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+
+
 def _shown(value: Any) -> str:
-    return "nothing" if value is None else json.dumps(value)
+    text = "nothing" if value is None else json.dumps(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

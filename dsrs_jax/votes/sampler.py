@@ -26,7 +26,7 @@ from dsrs_jax.votes.kernel import (
     stream,
     tile_size,
 )
-from dsrs_jax.votes.table import VoteTable
+from dsrs_jax.votes.table import State, VoteTable
 
 # What `Sampler.tune` tries, and when it is content.
 _TILES_IN_FLIGHT = (1, 2, 4, 8)
@@ -45,10 +45,12 @@ class Votes(NamedTuple):
     Attributes:
         draws: how many draws there were.
         correct: how many of them were classified as the label.
+        not_finite: how many of them had a logit that is not finite; none of these is correct.
     """
 
     draws: NDArray[np.int64]
     correct: NDArray[np.int64]
+    not_finite: NDArray[np.int64]
 
 
 def count_votes(
@@ -66,7 +68,8 @@ def count_votes(
 ) -> VoteTable:
     """How often `classifier` answers `labels` on noisy images, in `n` draws for each image.
 
-    A draw whose logits are not all finite votes for no class.
+    A draw whose logits are not all finite votes for no class; the state of an image all of whose
+    draws are so is `State.NOT_FINITE`.
 
     Args:
         classifier, seed, batch: as for `Sampler`.
@@ -87,7 +90,7 @@ def count_votes(
     votes = sampler.start(images, labels, law, n, indices=indices, first=first).result()
     order = [len(inside), *range(len(inside))]
     names = ["p", *(f"inside_{float(q.quantile or 1.0):.4g}" for q in inside)]
-    return VoteTable.from_counts(
+    table = VoteTable.from_counts(
         (law, *inside),
         votes.correct[:, order],
         votes.draws[:, order],
@@ -95,6 +98,8 @@ def count_votes(
         index=indices,
         label=labels,
     )
+    table.state[votes.not_finite[:, -1] == n] = State.NOT_FINITE
+    return table
 
 
 class Sampler:
@@ -268,14 +273,13 @@ class PendingVotes:
 
     def result(self) -> Votes:
         """The votes; waits until they are counted."""
-        draws, correct = [], []
+        counted = []
         for counts, (image, size, block) in zip(self._counts, self._groups, strict=True):
-            both = self._fetch(counts, block).astype(np.int64)
-            total = np.zeros((size, *both.shape[1:]), dtype=np.int64)
-            np.add.at(total, image, both)
-            draws.append(total[:, 0])
-            correct.append(total[:, 1])
-        return Votes(np.concatenate(draws), np.concatenate(correct))
+            parts = self._fetch(counts, block).astype(np.int64)
+            total = np.zeros((size, *parts.shape[1:]), dtype=np.int64)
+            np.add.at(total, image, parts)
+            counted.append(total)
+        return Votes(*np.concatenate(counted).swapaxes(0, 1))
 
     def _try(self, block: Block) -> Array | None:
         """Counts to come, or None where the devices' memory was too small already."""

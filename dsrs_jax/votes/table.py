@@ -20,6 +20,7 @@ class State(enum.StrEnum):
     COMPLETE = "complete"  # a bound may be made of them
     ABSTAINED = "abstained"  # the image was given up at an interim look: radius 0
     UNREADABLE = "unreadable"  # the image could not be read, nothing was drawn
+    NOT_FINITE = "not-finite"  # no draw had logits that are all finite: none was right, radius 0
     MISSING = "missing"  # nobody drew from this law
     DISCARDED = "discarded"  # counts that are not of this law
 

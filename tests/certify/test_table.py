@@ -133,7 +133,8 @@ def test_draws_of_p_whose_number_is_not_known_are_not_pooled() -> None:
 
 
 def test_only_complete_votes_count() -> None:
-    states = [State.COMPLETE, State.ABSTAINED, State.UNREADABLE, State.MISSING, State.DISCARDED]
+    states = list(State)
+    said = {State.UNREADABLE: Status.UNREADABLE, State.NOT_FINITE: Status.NOT_FINITE}
     cells = [(p, q) for p in states for q in states]
     whole = VoteTable.from_counts((LAW, EXTRA), [[9_900, 9_950]] * len(cells), N)
     table = certify_table(dataclasses.replace(whole, state=np.array(cells, dtype=object)), PROTOCOL)
@@ -145,8 +146,7 @@ def test_only_complete_votes_count() -> None:
         if cell[0] is not State.COMPLETE:
             assert table.radius[i] == table.neyman_pearson.radius[i] == 0
             assert not table.lower[i].any()
-            unreadable = cell[0] is State.UNREADABLE
-            assert table.status[i] == (Status.UNREADABLE if unreadable else Status.NONE)
+            assert table.status[i] == said.get(cell[0], Status.NONE)
         elif cell[1] is not State.COMPLETE:
             assert table.radius[i] == pytest.approx(alone, rel=1e-9)
             assert table.status[i] == Status.P

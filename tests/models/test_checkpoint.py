@@ -178,7 +178,11 @@ def test_something_else(tmp_path):
     assert "is not a checkpoint" in message_of(tmp_path / "model.pth.tar")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 2}', "\x00\xff"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"format": 2}', "\x00\xff", "[" * 100_000],
+    ids=lambda text: text[:20],
+)
 def test_damaged_metadata(checkpoint, text):
     (checkpoint / "metadata.json").write_text(text, encoding="latin-1")
     assert "metadata.json" in message_of(checkpoint)

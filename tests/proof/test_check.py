@@ -88,11 +88,13 @@ def test_a_file_is_proved(table: str, tmp_path: Path, capsys: pytest.CaptureFixt
         ({"sigma": "0"}, "sigma is outside"),
         ({"cutoff_inside_0.7": "-3"}, "cutoff is outside"),
         ({"alpha_dsrs": "0"}, "alpha_dsrs is outside"),
+        ({"alpha_dsrs": "5e-324"}, "below 1/2"),
         ({"bounds": "none"}, "one-sided or two-sided"),
         ({"bounds": "two-sided"}, "below 1/2"),
         ({"status": "pooled"}, "pooled"),
         ({"status": "none"}, "the status 'none' says that it is 0"),
         ({"status": "unreadable"}, "the status 'unreadable' says that it is 0"),
+        ({"status": "not-finite"}, "the status 'not-finite' says that it is 0"),
         # An inside law is P truncated, and its draws are among P's.
         ({"sigma": "0.6"}, "inside_0.7 is not P truncated"),
         ({"sigma_inside_0.7": "0.6"}, "inside_0.7 is not P truncated"),

@@ -1,5 +1,6 @@
 """Runs in which things go wrong: lost hosts, full disks, damaged images."""
 
+import json
 import resource
 import shutil
 import socket
@@ -7,12 +8,13 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from certify_runs import IMAGES, WORK, record_files, recorded, rows_of, wait_for_more
 from PIL import Image
 
-from dsrs_jax import data
+from dsrs_jax import data, models
 from dsrs_jax.run.main import main
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -130,6 +132,94 @@ def test_a_damaged_image_is_named_and_all_others_are_certified(
     shutil.rmtree(folder)
     assert main(command) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_damaged_votes_are_named_and_drawn_again(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = ["certify", "--model", model, "--n", "500", "--stop", "8", "--q-inside", "0.5"]
+    command += ["--out", str(out)]
+    assert main(command) == 0
+    table = (out / "certificates.csv").read_bytes()
+    lines = [line for file in record_files(out) for line in file.read_bytes().splitlines()]
+    for file in record_files(out):
+        file.unlink()
+    records = [json.loads(line) for line in lines]
+    lines[1] = b"\xff" + lines[1]
+    lines[2] = b'{"index":%d}' % records[2]["index"]
+    lines[3] = b"null"
+    lines[5] = json.dumps({**records[5], "draws": [500]}).encode()
+    lines[7] = lines[7][:20]
+    file = out / "votes" / "00000000-00000007-8.0.jsonl"
+    file.write_bytes(b"\n".join(lines))
+    damaged = file.read_bytes()
+    (out / "batch.json").write_text('{"cpu x 1": Infinity}')
+    (out / "processes" / "0.json").write_bytes(b"\xff")
+    capsys.readouterr()
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    [told] = [line for line in captured.out.splitlines() if line.startswith("Damaged: ")]
+    named = [number for number in range(1, 9) if f"{file} line {number} (" in told]
+    assert named == [2, 3, 4, 6, 8]
+    assert "3 of 8 images were done before" in captured.out
+    assert (out / "certificates.csv").read_bytes() == table
+    assert file.read_bytes() == damaged
+    assert recorded(out) == len(lines) - 1 + 5  # the last line has no end
+    for name, content in (("config.json", "null"), ("config.json", "[]")):
+        (out / name).write_text(content)
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"{out / name} is damaged" in error
+
+
+@pytest.mark.parametrize("some", [True, False], ids=["some draws", "every draw"])
+def test_logits_that_are_not_finite_are_told(
+    some: bool, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network of finite weights whose logits overflow."""
+    trained = models.load_model(model)
+    arrays = {
+        name: np.array(leaf)
+        for name, leaf in zip(
+            models.parameters_of(trained.metadata), jax.tree.leaves(trained.state), strict=True
+        )
+    }
+    images = data.in_memory(data.load("digits")).images[:6]
+    typical = np.median(np.abs(np.asarray(trained(jax.numpy.asarray(images)))).max(axis=1))
+    for name in arrays:
+        if name.startswith("dense2"):
+            arrays[name] *= np.finfo(np.float32).max / typical if some else 1e30
+        elif not some:
+            arrays[name] *= 1e15
+        assert np.isfinite(arrays[name]).all()
+    overflowing = models.with_parameters(trained.metadata, arrays)
+    models.save_model(tmp_path / "model", overflowing, trained.metadata)
+    out = tmp_path / "run"
+    command = ["certify", "--model", str(tmp_path / "model"), "--n", "500", "--stop", "6"]
+    command += ["--q-inside", "0.5", "--q-sigma", "0.3", "--out", str(out)]
+    for _ in range(2):  # of a run that is done it is said again
+        assert main(command) == 0
+        lines = capsys.readouterr().out.splitlines()
+        [told] = [line for line in lines if "not finite" in line]
+        records = [
+            json.loads(line) for file in record_files(out) for line in file.read_text().splitlines()
+        ]
+        counts = {record["index"]: record.get("not_finite", 0) for record in records}
+        # Those inside 0.5 are P's; an image that P gives up is not drawn under the third law.
+        drawn = {record["index"]: record["draws"][0] + record["draws"][2] for record in records}
+        total = f"{sum(counts.values()):,} of {sum(drawn.values()):,} draws had logits that are not"
+        assert told.startswith(total)
+        odd = [index for index in sorted(counts) if counts[index]]
+        assert f"(index {', '.join(map(str, odd))})" in told
+    assert [row["status"] == "not-finite" for row in rows_of(out)] == [
+        counts[index] == drawn[index] for index in range(6)
+    ]
+    if some:
+        assert any(0 < counts[index] < drawn[index] for index in range(6))
+    else:
+        assert counts == drawn
+    assert main(["prove", str(out), "--processes", "1"]) == 0
 
 
 def _npz(file: Path, order: np.ndarray, labels: np.ndarray) -> None:

@@ -25,7 +25,7 @@ def record_files(out: Path, process: int | None = None) -> list[Path]:
 
 def recorded(out: Path, process: int | None = None) -> int:
     """How many images are recorded."""
-    return sum(file.read_text().count("\n") for file in record_files(out, process))
+    return sum(file.read_bytes().count(b"\n") for file in record_files(out, process))
 
 
 def wait_for_more(

@@ -70,3 +70,19 @@ def test_a_living_process_is_waited_for_however_long_it_takes(tmp_path: Path) ->
             == []
         )
         assert time.monotonic() - begun > 2 * patience
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"null", b"\0" * 30, b"[" * 100_000])
+def test_a_damaged_word_says_nothing(tmp_path: Path, content: bytes) -> None:
+    path = epath.Path(tmp_path)
+    for process in (1, 2):
+        with Heartbeat(path, process, patience=60.0):
+            pass
+    (tmp_path / "processes" / "1.json").write_bytes(content)
+    assert wait_for_others(path, [1, 2], 0.1, lambda: False) == [1]
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "processes").write_text("")
+    with pytest.raises(UserError, match=r"cannot make the folder .*processes: File exists"):
+        Heartbeat(epath.Path(tmp_path), 0, patience=60.0)

@@ -187,6 +187,7 @@ def test_a_mistake_in_one_process_ends_them_all(
         (["--pretrained", "no/such/model"], "no such checkpoint"),
         (["--out", "taken"], "exists and holds no run"),
         (["--out", "a_file/run"], "cannot make the folder"),
+        (["--out", "a_file"], "exists and holds no run"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_before_the_first_epoch(

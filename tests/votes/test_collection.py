@@ -1,5 +1,6 @@
 """Collecting votes: every record holds what the plan says, and a signal loses nothing finished."""
 
+import functools
 import os
 import signal
 from collections.abc import Iterator
@@ -20,6 +21,9 @@ from dsrs_jax.votes import (
     SamplingPlan,
     State,
     collect,
+    drawn,
+    not_finite,
+    problem_of,
     second_laws,
     table_of,
 )
@@ -64,6 +68,7 @@ def test_every_record_holds_what_was_drawn_of_each_law(tmp_path: Path) -> None:
         collect(PLAN, PROTOCOL, sampler(), examples, folder, advanced.append)
         records = folder.records
     assert sum(advanced) == 4 and sorted(records) == [3, 5, 8, 9]
+    assert {problem_of(PLAN, record) for record in records.values()} == {None}
     for one in (mostly, always):
         record = records[one.index]
         assert record["label"] == 1 and "abstained" not in record
@@ -100,6 +105,44 @@ def test_every_record_holds_what_was_drawn_of_each_law(tmp_path: Path) -> None:
     assert table.more_of_base(3).tolist() == [False, False, True, False]
     assert not table.more_of_base(4).any()
     assert table.laws[:3] == (LAW, LAW.truncated(0.5), LAW.with_sigma(0.4))
+
+
+def test_a_record_says_how_many_draws_had_logits_that_are_not_finite(tmp_path: Path) -> None:
+    def sometimes_nan(images: Array) -> Array:
+        logits, last = half_space(images), images[:, -1, -1, 0]
+        return logits.at[:, 0].set(jnp.where(last > 1.5, jnp.nan, logits[:, 0]))
+
+    def sampler() -> Sampler:
+        return Sampler(sometimes_nan, cutoffs=PLAN.cutoffs)
+
+    some, none, every = example(3, 0.9), example(5, 0.9), example(8, 99.0)
+    assert none.image is not None
+    none.image[-1, -1] = -99.0
+    with RecordFolder(tmp_path, {}) as folder:
+        collect(PLAN, PROTOCOL, sampler(), [some, none, every], folder, lambda images: None)
+    told: list[str] = []
+    problem = functools.partial(problem_of, PLAN)
+    with RecordFolder(tmp_path, {}, problem_of=problem, on_damaged=told.append) as folder:
+        records = folder.records
+    assert not told and sorted(records) == [3, 5, 8]
+    # Of some, what is drawn of each law that has draws of its own; those inside P's are P's.
+    votes = np.array([records[3]["votes"][0]])
+    expected = 0
+    for extra in (None, *EXTRA[1:]):
+        law = LAW if extra is None else PLAN.laws(extra, votes, PROTOCOL)
+        law = law if isinstance(law, RadialLaw) else law[0]
+        assert some.image is not None
+        drawn_alone = sampler().start(some.image[None], [1], law, N, indices=[3]).result()
+        expected += int(drawn_alone.not_finite[0, -1])
+    assert records[3]["not_finite"] == expected > 0
+    assert drawn(PLAN, records[3]) == 4 * N
+    assert "not_finite" not in records[5]
+    assert records[8]["not_finite"] == drawn(PLAN, records[8]) == PLAN.interim_look
+    assert not_finite(records.values()) == {3: expected, 8: PLAN.interim_look}
+    table = table_of(PLAN, PROTOCOL, [records[index] for index in (3, 5, 8)])
+    assert [set(row) for row in table.state.tolist()] == [
+        {State.COMPLETE}, {State.COMPLETE}, {State.NOT_FINITE},
+    ]  # fmt: skip
 
 
 def test_a_rule_that_pools_goes_on_where_the_first_draws_ended(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from scipy import stats
 
 from dsrs_jax import data, models, noise
 from dsrs_jax.system.errors import UserError
-from dsrs_jax.votes import Sampler, Votes, VoteTable, count_votes, kernel
+from dsrs_jax.votes import Sampler, State, Votes, VoteTable, count_votes, kernel
 
 LAW = noise.generalized_gaussian(64, 0.5, 28)
 INSIDE = [LAW.truncated(b) for b in (0.3, 0.8)]
@@ -198,6 +198,29 @@ def test_a_draw_with_a_logit_that_is_not_finite_votes_for_no_class() -> None:
     votes = count_votes(sometimes_nan, images, [0, 1], LAW, n).votes[:, 0]
     assert votes[0] == 0  # argmax would give class 0 to every NaN
     assert abs(votes[1] - n / 2) < 5 * np.sqrt(n / 4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_draws_with_logits_that_are_not_finite_are_counted(value: float) -> None:
+    def sometimes(images: Array) -> Array:
+        logits = half_space(images)
+        return logits.at[:, 0].set(jnp.where(logits[:, 1] > logits[:, 0], value, logits[:, 0]))
+
+    # Images of every kind: some draws, none, all of them.
+    images = np.stack([np.full((8, 8, 1), shade, np.float32) for shade in (0.5, 0.55, -99, 99)])
+    labels = [0, 0, 0, 0]
+    plain = Sampler(half_space, cutoffs=CUTOFFS).start(images, [1, 1, 1, 1], LAW, 3000).result()
+    counted = Sampler(sometimes, cutoffs=CUTOFFS).start(images, labels, LAW, 3000).result()
+    # These are just the draws that are of class 1 where every logit is finite.
+    np.testing.assert_array_equal(counted.not_finite, plain.correct)
+    assert 0 < counted.not_finite[0, -1] < counted.not_finite[1, -1] < 3000
+    np.testing.assert_array_equal(counted.draws, plain.draws)
+    np.testing.assert_array_equal(counted.correct + counted.not_finite, counted.draws)
+    assert not plain.not_finite.any()
+    state = count_votes(sometimes, images, labels, LAW, 3000, inside=INSIDE).state
+    assert [set(row) for row in state.tolist()] == [
+        {State.COMPLETE}, {State.COMPLETE}, {State.COMPLETE}, {State.NOT_FINITE},
+    ]  # fmt: skip
 
 
 def test_one_compilation_serves_every_law_and_a_ragged_last_block() -> None:

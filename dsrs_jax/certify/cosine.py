@@ -81,7 +81,11 @@ def upper_tail(cosine: Float[Array, "..."], law: CosineLaw) -> Float[Array, "...
     magnitude = jnp.abs(cosine)
     square = jnp.minimum(magnitude * magnitude, 1.0)
     nu: Any
-    if law.small is not None:
+    if law.small == 2:
+        tail = jnp.arctan2(jnp.sqrt((1.0 - magnitude) * (1.0 + magnitude)), magnitude) / jnp.pi
+    elif law.small == 3:
+        tail = 0.5 * (1.0 - magnitude)
+    elif law.small is not None:
         nu = 0.5 * (law.small - 1)
         # Near c = 0 the argument 1 - c^2 would lose c: count from the centre there.
         central = square * law.small < 1.0

@@ -46,7 +46,7 @@ from jaxtyping import Array, Bool, Float64, Int
 
 from dsrs_jax.certify import cosine, integrand
 from dsrs_jax.certify.laws import LawArrays
-from dsrs_jax.certify.mesh import COSINE_REACH, Resolution, cut, panel_edges
+from dsrs_jax.certify.mesh import COSINE_REACH, Resolution, around_corner, cut, panel_edges
 from dsrs_jax.noise.radial import log_level_density
 
 
@@ -155,7 +155,8 @@ def _jump(
         int f_0(v) P(cosine < (T^2 - v^2 - r^2)/(2 v r)) dv
 
     The integrand steps from f_0(v) to 0 around v = sqrt(T^2 - r^2), within about r/sqrt(d): panel
-    edges stand there.
+    edges stand there. For r > T it has no such step, and differs from f_0(v) between r - T and
+    r + T alone.
     """
     ends = jnp.isfinite(laws.edge[j])
     edge = jnp.where(ends, laws.edge[j], laws.grid[-1])
@@ -169,9 +170,17 @@ def _jump(
 
     t = jnp.exp(edge)
     spread = jnp.minimum(COSINE_REACH / jnp.sqrt(laws.cosine.dimension), 1.0)
-    steps = spread * jnp.array([1.0, 0.5, 0.0, -0.5, -1.0])
-    under = jnp.maximum(t * t - radius * radius * (1.0 - steps * steps), 0.0)
-    layer = jnp.log(jnp.maximum(-radius * steps + jnp.sqrt(under), 1e-300))
+    beyond = radius > t
+    steps = spread * jnp.where(
+        beyond, jnp.array([-1.0, -1.0, -0.5, -0.5, 0.0]), jnp.array([-1.0, 1.0, -0.5, 0.5, 0.0])
+    )
+    sign = jnp.where(beyond, jnp.array([1.0, -1.0, 1.0, -1.0, 1.0]), 1.0)
+    under = jnp.maximum((t - radius) * (t + radius) + (radius * steps) ** 2, 0.0)
+    layer = jnp.log(jnp.maximum(-radius * steps + sign * jnp.sqrt(under), 1e-300))
+    if laws.cosine.small is not None:
+        # The first two are where c is -1 or 1 for the last time, and corners.
+        around = jnp.asarray(around_corner(laws.cosine.small))
+        layer = jnp.concatenate([layer[2:], (layer[:2, None] + around[None, :]).reshape(-1)])
     edges = cut(jnp.sort(jnp.clip(jnp.concatenate([marks, layer]), start, end)), halved)
 
     nodes, weights = np.polynomial.legendre.leggauss(order)

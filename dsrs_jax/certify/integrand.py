@@ -41,6 +41,8 @@ class Point(NamedTuple):
     shifted_cosine: Float64[Array, " nodes"]
     cosine_by_log_ratio: Float64[Array, " nodes"]  # dc/dlog(h/p)
     shifted_level: Float64[Array, " nodes"]
+    # The two cosines before they are cut to [-1, 1]: how far a point is from the boundary of S.
+    uncut: Float64[Array, "cosines nodes"]
 
 
 def at(
@@ -75,22 +77,26 @@ def at(
         jnp.broadcast_to(laws.shape[0], shifted_level.shape), shifted_level
     )
     shifted_density = eta * jnp.exp(log_shifted) * fall / jnp.maximum(steepness, 1e-300)
+    uncut = jnp.stack(
+        [
+            (radius * radius - growth) / (2.0 * rho * radius),
+            (-growth - radius * radius) / (2.0 * jnp.maximum(shifted_rho, 1e-300) * radius),
+        ]
+    )
+    cosine, shifted_cosine = jnp.clip(uncut, -1.0, 1.0)
     return Point(
         log_density=log_density,
         share=share,
-        cosine=jnp.clip((radius * radius - growth) / (2.0 * rho * radius), -1.0, 1.0),
+        cosine=cosine,
         shifted_y=jnp.maximum(shifted_y, -600.0),
         shifted_density=shifted_density,
-        shifted_cosine=jnp.clip(
-            (-growth - radius * radius) / (2.0 * jnp.maximum(shifted_rho, 1e-300) * radius),
-            -1.0,
-            1.0,
-        ),
+        shifted_cosine=shifted_cosine,
         # 1e-150: the product with rho must not underflow, in whatever order it is computed.
         cosine_by_log_ratio=shifted_rho
         * shifted_rho
         / (rho * radius * jnp.maximum(steepness, 1e-150)),
         shifted_level=shifted_level,
+        uncut=uncut,
     )
 
 

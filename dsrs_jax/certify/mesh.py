@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -16,14 +17,26 @@ from dsrs_jax.noise.radial import excess
 # Beyond this many standard deviations the cosine law is a step to double precision.
 COSINE_REACH = 9.0
 _ASIDE = 1e-13  # in y
+_FARTHEST = 1e6  # in standard deviations of the cosine law
 
 
 class Resolution(NamedTuple):
-    """How finely the integrals are cut: panels, nodes in each, and rounds of mesh refinement."""
+    """How finely the integrals are cut.
+
+    Attributes:
+        panels: at least so many.
+        order: nodes in each.
+        rounds: of mesh refinement.
+        corners: of a small dimension's integrands that are looked for.
+        grading: panels shrink towards a layer by this weight of the distance's logarithm; 0 finds
+            the layer but may leave its foot to a wide panel.
+    """
 
     panels: int
     order: int
     rounds: int
+    corners: int
+    grading: float
 
 
 def panel_edges(
@@ -46,39 +59,52 @@ def panel_edges(
     for round_ in range(resolution.rounds):
         grid = jnp.sort(jnp.concatenate([grid, jnp.clip(ends, grid[0], grid[-1])]))
         last = round_ == resolution.rounds - 1
+        found = grid
         grid = _redistribute(
             grid,
-            _coordinates(laws, theta, radius, grid),
+            *_coordinates(laws, theta, radius, grid, resolution.grading),
             resolution.panels + 1 if last else count,
         )
     # A law without an end adds an empty panel at the end of all.
     extra = [laws.edge[1:]]
     if laws.cosine.small is not None:
-        corners = _tangency(laws, theta, radius)
-        around = jnp.asarray(_around_corner(laws.cosine.small))
+        corners = _tangency(laws, theta, radius, found, resolution.corners)
+        around = jnp.asarray(around_corner(laws.cosine.small))
         extra.append((corners[:, None] + around[None, :]).reshape(-1))
     inside = jnp.clip(jnp.concatenate(extra), grid[0], grid[-1])
     return jnp.sort(jnp.concatenate([grid, inside]))
 
 
 def _coordinates(
-    laws: LawArrays, theta: Array, radius: Array, y: Float64[Array, " points"]
-) -> Float64[Array, "coordinates points"]:
+    laws: LawArrays, theta: Array, radius: Array, y: Float64[Array, " points"], grading: float
+) -> tuple[Float64[Array, "coordinates points"], Float64[Array, " points"]]:
     point = integrand.at(laws, theta, radius, y, y[None, :] <= laws.edge[:, None])
     # In a small dimension all of [-1, 1] is followed as closely as the reach of a large one's.
     root_d = jnp.maximum(jnp.sqrt(laws.cosine.dimension), COSINE_REACH)
     level = integrand.levels(laws, y)
     densities = _deviate(laws.shape[:, None], level)
     shifted = _deviate(laws.shape[0], point.shifted_level)
-    cosines = jnp.stack([point.cosine, point.shifted_cosine]) * root_d
     return jnp.concatenate(
-        [
-            densities,
-            shifted[None, :],
-            jnp.clip(cosines, -COSINE_REACH, COSINE_REACH),
-            6.0 * point.share,
-        ]
-    )
+        [densities, shifted[None, :], _graded(point.uncut * root_d, grading), 6.0 * point.share]
+    ), _importance(theta, point)
+
+
+def _importance(theta: Array, point: integrand.Point) -> Float64[Array, " points"]:
+    """1 where the integrands are largest, a twentieth less for each factor of 10, down to 0.1."""
+    log_mass = jnp.max(theta[:, None] + point.log_density, axis=0)
+    log_mass = jnp.maximum(log_mass, jnp.log(jnp.maximum(point.shifted_density, 1e-300)))
+    return jnp.clip(1.0 + (log_mass - jnp.max(log_mass)) / (20.0 * math.log(10.0)), 0.1, 1.0)
+
+
+def _graded(cosine: Float64[Array, "..."], grading: float) -> Float64[Array, "..."]:
+    """Cosines in standard deviations, and by their logarithm where the cosine law has ended.
+
+    The panels beside a layer then shrink towards it: a wide panel that holds the layer's foot in
+    a corner would miss it, and so would its halves.
+    """
+    size = jnp.clip(jnp.abs(cosine), 0.0, _FARTHEST)
+    far = COSINE_REACH + grading * jnp.log(jnp.maximum(size, COSINE_REACH) / COSINE_REACH)
+    return jnp.sign(cosine) * jnp.where(size > COSINE_REACH, far, size)
 
 
 def _deviate(shape: Array, level: Array) -> Float64[Array, "..."]:
@@ -88,13 +114,16 @@ def _deviate(shape: Array, level: Array) -> Float64[Array, "..."]:
 
 
 def _redistribute(
-    grid: Float64[Array, " points"], coordinates: Float64[Array, "coordinates points"], count: int
+    grid: Float64[Array, " points"],
+    coordinates: Float64[Array, "coordinates points"],
+    importance: Float64[Array, " points"],
+    count: int,
 ) -> Float64[Array, " count"]:
     steps = jnp.abs(jnp.diff(coordinates, axis=-1))
     width = jnp.diff(grid)
     wide = (width > 2.0 * _ASIDE)[None, :]
     steps = jnp.where(jnp.isfinite(steps) & wide, steps, 0.0)
-    variation = jnp.sum(steps, axis=0)
+    variation = jnp.sum(steps, axis=0) * jnp.maximum(importance[1:], importance[:-1])
     # A floor keeps every stretch of the range covered even where nothing seems to change.
     variation = variation + 0.02 * jnp.sum(variation) * width / (grid[-1] - grid[0])
     total = jnp.concatenate([jnp.zeros(1), jnp.cumsum(variation)])
@@ -102,41 +131,54 @@ def _redistribute(
     return jnp.interp(targets, total, grid)
 
 
-def _around_corner(dimension: int) -> np.ndarray:
-    """Where panels end near a corner: below dimension 8 it needs panels that shrink towards it."""
+def around_corner(dimension: int) -> np.ndarray:
+    """Where panels end beside a corner: under dimension 8 it needs panels that shrink towards it.
+
+    Returns:
+        Distances in y, in ascending order, 0 for the corner itself.
+    """
     if dimension >= 8:
         return np.zeros(1)
-    steps = 10.0 ** np.array([-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -8.0])
+    steps = 0.15 ** np.arange(1.0, 10.0)
     return np.concatenate([-steps, [0.0], steps[::-1]])
 
 
-def _tangency(laws: LawArrays, theta: Array, radius: Array) -> Float64[Array, " two"]:
-    """The points where |c| reaches 1, at which the cosine law of a small dimension has a corner."""
-    count = 64
-    y = jnp.linspace(laws.grid[0], laws.grid[-1], count)
+def _tangency(
+    laws: LawArrays,
+    theta: Array,
+    radius: Array,
+    grid: Float64[Array, " points"],
+    count: int,
+) -> Float64[Array, " corners"]:
+    """Where c reaches 1 or -1, or rho* 0: the corners of a small dimension's integrands.
 
-    def beyond(points: Array) -> Array:
+    The first `count` between points of a grid that has found the layers; for 1 and -1 separately,
+    since c may go from one to the other between two points. Where there are fewer, the lower end.
+    """
+
+    def beyond(points: Array) -> Bool[Array, "kinds points"]:
         present = points[None, :] <= laws.edge[:, None]
         # Where the shifted centre lies on the boundary of S, |c| leaves 1 only to second order on
         # one side: without this margin rounding would hide the corner within 1e-8.
-        c = integrand.at(laws, theta, radius, points, present).cosine
-        return jnp.abs(c) >= 1.0 - 2e-15
+        point = integrand.at(laws, theta, radius, points, present)
+        c, nearly = point.cosine, 1.0 - 2e-15
+        return jnp.stack([c >= nearly, c <= -nearly, point.shifted_level <= 0.0])
 
-    crossing = beyond(y)[1:] != beyond(y)[:-1]
-    first = jnp.argmax(crossing)
-    last = count - 2 - jnp.argmax(crossing[::-1])
-    low = jnp.stack([y[first], y[last]])
-    high = jnp.stack([y[first + 1], y[last + 1]])
-    at_low = beyond(low)
+    known = beyond(grid)
+    crossing = known[:, 1:] != known[:, :-1]
+    kind, cell = jnp.nonzero(crossing, size=count, fill_value=0)
+    low, high = grid[cell], grid[cell + 1]
+    column = jnp.arange(count)
+    at_low = beyond(low)[kind, column]
 
     def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = 0.5 * (low + high)
-        same = beyond(middle) == at_low
+        same = beyond(middle)[kind, column] == at_low
         return jnp.where(same, middle, low), jnp.where(same, high, middle)
 
     low, high = jax.lax.fori_loop(0, 52, halve, (low, high))
-    return high
+    return jnp.where(crossing[kind, cell], high, grid[0])
 
 
 def cut(

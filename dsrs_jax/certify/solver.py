@@ -22,7 +22,7 @@ from dsrs_jax.certify import dual
 from dsrs_jax.certify.laws import LawArrays
 from dsrs_jax.certify.mesh import Resolution
 
-_RESOLUTION = Resolution(panels=8, order=12, rounds=2)
+_RESOLUTION = Resolution(panels=8, order=12, rounds=2, corners=2, grading=0.0)
 _LONGEST_STEP = 8.0  # in log lambda
 _LONGEST_RAW_STEP = 30.0  # relative, in lambda: beyond it only the direction counts
 _FIRST_FALL = 1.5  # the first step down of a law that looks slack; each further one doubles

@@ -23,7 +23,7 @@ from dsrs_jax.certify.mesh import Resolution
 from dsrs_jax.noise import RadialLaw
 from dsrs_jax.system.errors import UserError
 
-_RESOLUTION = Resolution(panels=16, order=16, rounds=5)
+_RESOLUTION = Resolution(panels=16, order=16, rounds=5, corners=6, grading=2.0)
 # Rounding in the integrals: this multiple of float64's epsilon, for each term of g (measured
 # against 30-digit integration: tests/certify/test_error_bound.py).
 _ROUNDING = 100 * np.finfo(np.float64).eps
@@ -44,12 +44,15 @@ class Verification(NamedTuple):
 
 
 def evaluate(
-    laws: Sequence[RadialLaw], bounds: Numbers, multipliers: Numbers, radius: Numbers
+    laws: Sequence[RadialLaw | Sequence[RadialLaw]],
+    bounds: Numbers,
+    multipliers: Numbers,
+    radius: Numbers,
 ) -> tuple[Float64s, Float64s]:
     """g and its declared numerical error at given multipliers and radii: checks a certificate.
 
     Args:
-        laws: (P, Q_1, ..., Q_J).
+        laws: (P, Q_1, ..., Q_J); each Q one law, or one for each row.
         bounds: (n, J + 1) in [0, 1).
         multipliers: (n, J + 1), >= 0, at least one of each row positive.
         radius: (n,), positive.
@@ -65,8 +68,8 @@ def evaluate(
     if not np.all((lengths > 0) & np.isfinite(lengths)):
         raise UserError("radii must be positive and finite")
     with float64():
-        alike = RowLaws.of(laws, len(rows)).arrays()
-        verified = verify(alike, rows, log(weights), lengths / laws[0].scale)
+        all_rows = RowLaws.of(laws, len(rows))
+        verified = verify(all_rows.arrays(), rows, log(weights), lengths / all_rows.base.scale)
     return verified.value, verified.error_bound
 
 

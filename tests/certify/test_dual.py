@@ -43,7 +43,9 @@ FAMILIES = {
 
 @jax.jit
 def _evaluate_rows(laws: LawArrays, theta: jax.Array, radius: jax.Array) -> dual.Evaluation:
-    one = partial(dual.evaluate, resolution=Resolution(panels=16, order=16, rounds=3))
+    one = partial(
+        dual.evaluate, resolution=Resolution(panels=16, order=16, rounds=3, corners=2, grading=0.0)
+    )
     return jax.vmap(one, in_axes=(None, 0, 0))(laws, theta, radius)
 
 

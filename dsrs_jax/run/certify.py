@@ -21,7 +21,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from rich.console import Console
 
 from dsrs_jax import data, noise, report
@@ -33,6 +32,7 @@ from dsrs_jax.run import settings as options
 from dsrs_jax.run.model import classifier_of
 from dsrs_jax.system.devices import use_all_cores
 from dsrs_jax.system.errors import IncompleteError, UserError
+from dsrs_jax.system.files import folder_or_bucket
 from dsrs_jax.system.heartbeat import Heartbeat, wait_for_others
 from dsrs_jax.system.options import group, option, without
 from dsrs_jax.system.processes import Group
@@ -120,10 +120,10 @@ def run(settings: Settings, words: Sequence[str]) -> None:
     console, stages = Console(), _Stages()
     again = shlex.join(["dsrs-jax", "certify", *without(options.ProcessOptions, words)])
     second = settings.extra.laws()
+    out = folder_or_bucket(settings.out or Path("runs") / settings.data.dataset, "--out")
     dataset = settings.data.load()
     source = f"{settings.data.dataset} {settings.data.split}"
     indices = list(settings.images.chosen(len(dataset), source))
-    out = epath.Path(settings.out or Path("runs") / settings.data.dataset)
     protocol = settings.protocol.protocol()
     with contextlib.ExitStack() as stack:
         # While all processes are here, none writes: they agree on what is missing.

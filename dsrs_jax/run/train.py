@@ -35,11 +35,13 @@ class Settings:
 
     dataset: str = option("digits", "data set", choices=data.DATASETS, often=True)
     data_dir: str | None = option(
-        None, "folder of its files, or tfds:NAME", metavar="DIR", often=True
+        None, "folder of its files, or tfds:NAME", metavar="DIR", often=True, local=True
     )
-    out: str = option(help="run directory", metavar="DIR", often=True)
+    out: str = option(help="run directory", metavar="DIR", often=True, local=True)
     resume: bool = option(False, "continue the run in --out", often=True)
-    pretrained: str | None = option(None, "start from this model, run or .pth.tar", metavar="PATH")
+    pretrained: str | None = option(
+        None, "start from this model, run or .pth.tar", metavar="PATH", local=True
+    )
     recipe: Recipe = group(Recipe)
     processes: ProcessOptions = group(ProcessOptions)
     compilation: CompilationOptions = group(CompilationOptions)

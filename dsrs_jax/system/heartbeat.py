@@ -15,7 +15,7 @@ from types import TracebackType
 from etils import epath
 
 from dsrs_jax.system.errors import UserError
-from dsrs_jax.system.files import write_whole
+from dsrs_jax.system.files import make_folder, write_whole
 
 _FOLDER = "processes"
 _BEATS = 6  # in the time after which a silent process is given up
@@ -35,7 +35,7 @@ class Heartbeat:
         self._patience = patience
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._file.parent)
         self._say("at work", 0)
 
     def __enter__(self) -> Heartbeat:

@@ -27,7 +27,7 @@ from dsrs_jax import data, noise, report
 from dsrs_jax.bounds import Protocol
 from dsrs_jax.certify import CertificateTable, certify_table, compile_ahead
 from dsrs_jax.models import Classifier, fingerprint
-from dsrs_jax.run import ending
+from dsrs_jax.run import ending, remarks
 from dsrs_jax.run import settings as options
 from dsrs_jax.run.model import classifier_of
 from dsrs_jax.system.devices import use_all_cores
@@ -184,6 +184,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             )
             methods = {"Neyman-Pearson": table.neyman_pearson.radius, "DSRS": table.radius}
             ending.write(out, {ending.CERTIFICATES_FILE: table}, methods, title, console)
+    remarks.tell_copies(records, console)
     console.print(f"seconds: {stages}")
     console.print(f"{out / ending.CERTIFICATES_FILE}, {out / ending.PICTURE_FILE}", soft_wrap=True)
     _complain(table, records, proved, again, console)
@@ -296,6 +297,9 @@ def _sample(
     """Draws and records this process's share of the images."""
     if not missing:
         return
+    examples = data.read_ahead(dataset, missing)
+    if processes.process == 0:
+        examples = remarks.look_first(classifier, examples, console)
     sampler = Sampler(
         classifier,
         seed=settings.seed,
@@ -308,7 +312,6 @@ def _sample(
     if settings.batch is None:
         _find_batch(plan, sampler, dataset.image_shape, len(missing), folder)
     what = "sampling" if processes.processes == 1 else f"sampling ({processes.process})"
-    examples = data.read_ahead(dataset, missing)
     with report.progress(console, what, len(missing), "images") as advance:
         collect(plan, settings.protocol.protocol(), sampler, examples, folder, advance)
 

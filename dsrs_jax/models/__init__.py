@@ -14,13 +14,21 @@ from dsrs_jax.models.checkpoint import (
     with_parameters,
     write_arrays,
 )
-from dsrs_jax.models.registry import ARCHITECTURES, REGISTRY, Architecture, architecture, build
-from dsrs_jax.models.scaling import SCALINGS, default_scaling, input_scaling
+from dsrs_jax.models.registry import (
+    ARCHITECTURES,
+    REGISTRY,
+    Architecture,
+    architecture,
+    build,
+    scaled_as,
+)
+from dsrs_jax.models.scaling import OWN_SETS, SCALINGS, default_scaling, input_scaling
 
 __all__ = [
     "ARCHITECTURES",
     "DTYPES",
     "METADATA_FILE",
+    "OWN_SETS",
     "REGISTRY",
     "SCALINGS",
     "Architecture",
@@ -36,6 +44,7 @@ __all__ = [
     "parameters_of",
     "read_arrays",
     "save_model",
+    "scaled_as",
     "with_parameters",
     "write_arrays",
 ]

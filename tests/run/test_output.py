@@ -7,18 +7,26 @@ from pathlib import Path
 
 import pytest
 
+from dsrs_jax.bounds import Protocol
+from dsrs_jax.certify import certify_table
+from dsrs_jax.noise import generalized_gaussian
+from dsrs_jax.proof import schema
+from dsrs_jax.votes import VoteTable
+
 ROOT = Path(__file__).resolve().parents[2]
 FULL = Path("/dev/full")
 CERTIFY = ["certify", "--n", "500", "--stop", "2", "--q-inside", "0.5"]
 
 
-def _shell(line: str, *arguments: str, unbuffered: bool = False) -> subprocess.CompletedProcess:
+def _shell(
+    line: str, *arguments: str, unbuffered: bool = False, module: str = "dsrs_jax"
+) -> subprocess.CompletedProcess:
     """`line` in a shell, in which "$@" is the command."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("PYTHONUNBUFFERED", None)
     if unbuffered:
         environment["PYTHONUNBUFFERED"] = "1"
-    command = [sys.executable, "-m", "dsrs_jax", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(
         ["bash", "-c", line, "bash", *command], env=environment, capture_output=True, text=True
     )
@@ -75,3 +83,21 @@ def test_a_standard_output_that_was_closed_is_no_mistake() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     done = _shell('"$@" >&-', "certfy")
     assert done.returncode == 2 and done.stderr.startswith("dsrs-jax: no command 'certfy'")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_a_proof_without_the_command_ends_so_too(unbuffered: bool, tmp_path: Path) -> None:
+    law = generalized_gaussian(64, 0.5, 28.0)
+    votes = VoteTable.from_counts((law,), [[900]], [[1000]], index=[0], label=[0])
+    table = certify_table(votes, Protocol(0.001))
+    file = tmp_path / "certificates.csv"
+    file.write_text(schema.text(schema.columns(table)))
+    given = (str(file), "--processes", "1")
+    for line, code, said in (
+        ('"$@" > /dev/full', 2, "cannot go on: No space left on device\n"),
+        ('exec 3> >(exit); wait $!; "$@" >&3', 141, ""),
+        ('"$@" > /dev/null', 0, ""),
+    ):
+        done = _shell(line, *given, unbuffered=unbuffered, module="dsrs_jax.proof")
+        assert (done.returncode, done.stderr) == (code, said)

@@ -15,8 +15,16 @@ from dsrs_jax.models.checkpoint import (
     with_parameters,
     write_arrays,
 )
-from dsrs_jax.models.registry import ARCHITECTURES, REGISTRY, Architecture, architecture, build
+from dsrs_jax.models.registry import (
+    ARCHITECTURES,
+    REGISTRY,
+    Architecture,
+    architecture,
+    build,
+    scaled_as,
+)
 from dsrs_jax.models.scaling import (
+    OWN_SETS,
     SCALED_DATASETS,
     SCALINGS,
     InputScaling,
@@ -28,6 +36,7 @@ __all__ = [
     "ARCHITECTURES",
     "DTYPES",
     "METADATA_FILE",
+    "OWN_SETS",
     "REGISTRY",
     "SCALED_DATASETS",
     "SCALINGS",
@@ -46,6 +55,7 @@ __all__ = [
     "parameters_of",
     "read_arrays",
     "save_model",
+    "scaled_as",
     "with_parameters",
     "write_arrays",
 ]

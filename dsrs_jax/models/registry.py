@@ -20,7 +20,7 @@ from dsrs_jax.models import (
     resnet,
     wide_resnet_imagenet64,
 )
-from dsrs_jax.models.scaling import default_scaling, input_scaling
+from dsrs_jax.models.scaling import OWN_SETS, default_scaling, input_scaling
 from dsrs_jax.system.errors import UserError
 
 
@@ -75,6 +75,11 @@ def architecture(name: str) -> Architecture:
     return REGISTRY[name]
 
 
+def scaled_as(arch: str, dataset: str) -> str:
+    """The data set whose input scaling a model has: of one's own images, the architecture's."""
+    return architecture(arch).dataset if dataset in OWN_SETS else dataset
+
+
 def build(
     name: str,
     seed: int,
@@ -88,12 +93,12 @@ def build(
     Args:
         name: one of ARCHITECTURES.
         seed: of the initial weights.
-        dataset: whose input scaling it has; None for the architecture's own.
+        dataset: whose input scaling it has; the architecture's own for None and for `OWN_SETS`.
         scaling: `standardize` or `center`; None for the one of published checkpoints.
         dtype: of the arithmetic; parameters and logits are float32.
     """
     found = architecture(name)
-    dataset = dataset or found.dataset
+    dataset = scaled_as(name, dataset or found.dataset)
     first = input_scaling(dataset, scaling or default_scaling(dataset))
     # By name: what the process has set as its generator must not change the weights.
     with jax.threefry_partitionable(True):

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from dsrs_jax.system.errors import UserError
 
 SCALINGS = ("standardize", "center")
+OWN_SETS = ("folder", "npz")  # of images that anyone brings: nothing is known of their pixels
 
 _STATISTICS = {
     "digits": ((0.5,), (0.5,)),

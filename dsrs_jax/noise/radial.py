@@ -29,6 +29,14 @@ from scipy import special
 
 from dsrs_jax.system.errors import UserError
 
+# A level below float32's smallest normal number is drawn as 0 (as it is, or a device takes it for
+# 0), so n draws are those of the law but for a probability of n times that of such a level. With
+# this one 100,000 draws add 1e-4 to a failure probability, a tenth of the usual alpha of 1e-3.
+_MOST_LOST = 1e-9
+_FLOAT32 = np.finfo(np.float32)
+# P(level < u) = u^a / Gamma(a + 1) for a Gamma(a) level and so small a u: _MOST_LOST at this a.
+_LEAST_SHAPE = 0.2384
+
 if TYPE_CHECKING:
     _Number = float
 else:
@@ -106,7 +114,7 @@ class RadialLaw:
         keeps float64's cutoff, for votes that another sampler drew at exactly this quantile.
 
         Raises:
-            UserError: quantile outside (0, 1), or the law is truncated already.
+            UserError: quantile outside (0, 1) or too small, or the law is truncated already.
         """
         quantile = _number("the truncation quantile", quantile)
         if not 0.0 < quantile < 1.0:
@@ -119,6 +127,11 @@ class RadialLaw:
         cutoff = np.float32(exact)
         if cutoff > exact:
             cutoff = np.nextafter(cutoff, np.float32(0.0))
+        if cutoff < _FLOAT32.tiny:
+            raise UserError(
+                f"the truncation quantile {quantile:g} is too small: float32 does not hold the "
+                "levels below it; give a larger one"
+            )
         kept = float(special.gammainc(self.shape, float(cutoff)))
         return dataclasses.replace(self, cutoff=float(cutoff), quantile=kept)
 
@@ -191,7 +204,8 @@ def generalized_gaussian(dimension: int, sigma: float, k: float, eta: float = 2.
         eta: > 0.
 
     Raises:
-        UserError: an argument is outside its domain.
+        UserError: an argument is outside its domain, or float32 does not hold what is drawn: the
+            shape (dimension - 2k)/eta is too small, or eta is.
     """
     if int(dimension) != dimension or dimension < 2:
         raise UserError(f"the dimension must be a whole number of at least 2, got {dimension}")
@@ -201,10 +215,31 @@ def generalized_gaussian(dimension: int, sigma: float, k: float, eta: float = 2.
     if not 0.0 <= 2.0 * k < dimension:
         raise UserError(f"k must satisfy 0 <= 2k < {dimension} (the dimension), got k = {k:g}")
     a = (dimension - 2.0 * k) / eta
+    if a < _LEAST_SHAPE:
+        raise UserError(_too_singular(int(dimension), k, eta, a))
+    # The largest log u^(1/eta) of a draw, but for one of that probability; float32 must hold its
+    # inverse, too, the order of the scale.
+    if math.log(special.gammainccinv(a, _MOST_LOST)) / eta > -math.log(_FLOAT32.tiny):
+        raise UserError(
+            f"eta = {eta:g} is too small for {dimension} dimensions: float32 does not hold what is "
+            "drawn; give a larger one"
+        )
     # E u^(2/eta); for eta = 2 it is a itself and needs no Gamma function.
     moment = a if eta == 2.0 else math.exp(_log_gamma_ratio(a, 2.0 / eta))
     scale = sigma * math.sqrt(dimension / moment)
     return RadialLaw(sigma, k, eta, scale, None, None, int(dimension))
+
+
+def _too_singular(dimension: int, k: float, eta: float, shape: float) -> str:
+    most = (dimension - _LEAST_SHAPE * eta) / 2.0
+    advice = f"give a k of at most {math.floor(1e3 * most) / 1e3:.10g}"
+    if most < 0.0:
+        advice = f"give an eta of at most {math.floor(1e3 * dimension / _LEAST_SHAPE) / 1e3:.10g}"
+    return (
+        f"k = {k:.10g}, eta = {eta:g} in {dimension} dimensions is a law of shape "
+        f"(d - 2k)/eta = {shape:.3g}: below {_LEAST_SHAPE} its draws are too small for float32; "
+        + advice
+    )
 
 
 def _log_gamma_ratio(a: float, b: float) -> float:

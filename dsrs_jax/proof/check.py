@@ -8,6 +8,8 @@ docs/proof.md says which columns are read and what has to be trusted.
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -132,7 +134,7 @@ def check_all(place: Path, processes: int | None = None) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 all proved, 1 not all, 2 no file of certificates, 130 interrupted."""
+    """Exit code: 0 all proved, 1 not all, 2 told in one line, 130 interrupted, 141 nobody reads."""
     parser = argparse.ArgumentParser(
         prog="python -m dsrs_jax.proof",
         description="Proves every radius of a certificates.csv, from the file alone.",
@@ -141,9 +143,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, metavar="N", help="default: one for each core")
     arguments = parser.parse_args(argv)
     try:
-        return check_all(arguments.file, arguments.processes)
+        code = check_all(arguments.file, arguments.processes)
+        sys.stdout.flush()
+        return code
     except NoCertificates as error:
         print(error, file=sys.stderr)
+        return 2
+    except OSError as error:  # what is printed has no room, or its reader has gone
+        # Nor has what is left, which Python would try once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        print(f"cannot go on: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -22,18 +22,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 from rich.console import Console
 
 from dsrs_jax import data, noise, report
 from dsrs_jax.bounds import Protocol
 from dsrs_jax.certify import CertificateTable, certify_table, compile_ahead
 from dsrs_jax.models import Classifier, fingerprint
-from dsrs_jax.run import ending
+from dsrs_jax.run import ending, remarks
 from dsrs_jax.run import settings as options
 from dsrs_jax.run.model import classifier_of
 from dsrs_jax.system.devices import use_all_cores
 from dsrs_jax.system.errors import IncompleteError, UserError
+from dsrs_jax.system.files import folder_or_bucket
 from dsrs_jax.system.heartbeat import Heartbeat, wait_for_others
 from dsrs_jax.system.options import group, option, without
 from dsrs_jax.system.processes import Group
@@ -122,10 +122,10 @@ def run(settings: Settings, words: Sequence[str]) -> None:
     console, stages = Console(), _Stages()
     again = shlex.join(["dsrs-jax", "certify", *without(options.ProcessOptions, words)])
     second = settings.extra.laws()
+    out = folder_or_bucket(settings.out or Path("runs") / settings.data.dataset, "--out")
     dataset = settings.data.load()
     source = f"{settings.data.dataset} {settings.data.split}"
     indices = list(settings.images.chosen(len(dataset), source))
-    out = epath.Path(settings.out or Path("runs") / settings.data.dataset)
     protocol = settings.protocol.protocol()
     with contextlib.ExitStack() as stack:
         # While all processes are here, none writes: they agree on what is missing.
@@ -193,6 +193,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             methods = {"Neyman-Pearson": table.neyman_pearson.radius, "DSRS": table.radius}
             ending.write(out, {ending.CERTIFICATES_FILE: table}, methods, title, console)
     ending.say_not_finite(plan, records, console)
+    remarks.tell_copies(records, console)
     console.print(f"seconds: {stages}")
     written = f"{out / ending.CERTIFICATES_FILE}, {out / ending.PICTURE_FILE}"
     console.print(written, soft_wrap=True, markup=False)
@@ -306,6 +307,9 @@ def _sample(
     """Draws and records this process's share of the images."""
     if not missing:
         return
+    examples = data.read_ahead(dataset, missing)
+    if processes.process == 0:
+        examples = remarks.look_first(classifier, examples, console)
     sampler = Sampler(
         classifier,
         seed=settings.seed,
@@ -318,7 +322,6 @@ def _sample(
     if settings.batch is None:
         _find_batch(plan, sampler, dataset.image_shape, len(missing), folder)
     what = "sampling" if processes.processes == 1 else f"sampling ({processes.process})"
-    examples = data.read_ahead(dataset, missing)
     with report.progress(console, what, len(missing), "images") as advance:
         collect(plan, settings.protocol.protocol(), sampler, examples, folder, advance)
 

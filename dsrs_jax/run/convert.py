@@ -28,8 +28,8 @@ _AGREEMENT = 1e-4
 class Settings:
     """Conversion."""
 
-    file: str = option(help="a .pth.tar file", metavar="CHECKPOINT", positional=True)
-    out: str = option(help="folder to write", metavar="OUT", positional=True)
+    file: str = option(help="a .pth.tar file", metavar="CHECKPOINT", positional=True, local=True)
+    out: str = option(help="folder to write", metavar="OUT", positional=True, local=True)
     arch: str | None = option(
         None, "where the file does not say it", choices=ARCHITECTURES, often=True
     )

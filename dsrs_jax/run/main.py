@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.signals import exit_code
 
 PROGRAM = "dsrs-jax"
@@ -47,21 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 done, 1 done but for what one line names (unreadable images, a lost
-        host, radii not proved), 2 a mistake of the user's, 130 interrupted, 143 terminated.
+        host, radii not proved), 2 a mistake of the user's, and others on signals (`exit_code`).
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] in ([], ["--help"], ["-h"]):
-        print(_USAGE, end="")
-        return 0 if words else 2
-    if words[0] == "--version":
-        from dsrs_jax.run.version import version
-
-        print(version())
-        return 0
-    if words[0] not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        print(f"{PROGRAM}: no command {words[0]!r}; known: {known}", file=sys.stderr)
-        return 2
+    if not words or words[0] not in COMMANDS:
+        return exit_code(PROGRAM, lambda: _without_command(words), interrupted=_NOTHING_WRITTEN)
     name, *rest = words
     command = COMMANDS[name]
     program = f"{PROGRAM} {name}"
@@ -81,13 +73,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_code(program, action, interrupted=command.interrupted)
 
 
+def _without_command(words: list[str]) -> int:
+    """The exit code of a command line that names none of the commands."""
+    if words[:1] in ([], ["--help"], ["-h"]):
+        print(_USAGE, end="")
+        return 0 if words else 2
+    if words[0] == "--version":
+        from dsrs_jax.run.version import version
+
+        print(version())
+        return 0
+    raise UserError(f"no command {words[0]!r}; known: {', '.join(COMMANDS)}")
+
+
 def entry() -> None:
     """What `dsrs-jax` and scripts/*.py call: ends the process."""
     code = main(_words())
     if code:
         # Neither what the devices still work on nor a compilation is waited for.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            # What cannot be written was told (`exit_code`); None: closed from the beginning.
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.flush()
         os._exit(code)
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from dsrs_jax import data, report, train
 from dsrs_jax.convert import cached
-from dsrs_jax.models import METADATA_FILE, Classifier, load_model, save_model
+from dsrs_jax.models import METADATA_FILE, OWN_SETS, Classifier, load_model, save_model
 from dsrs_jax.run.settings import LawOptions, ModelOptions
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.files import is_remote
@@ -66,7 +66,7 @@ def classifier_of(
     metadata = classifier.metadata
     # Files of one's own need not show every class of the model.
     fits = dataset.classes == metadata.classes or (
-        dataset.name in ("folder", "npz") and dataset.classes <= metadata.classes
+        dataset.name in OWN_SETS and dataset.classes <= metadata.classes
     )
     if metadata.image_shape != dataset.image_shape or not fits:
         raise UserError(

@@ -23,7 +23,9 @@ from dsrs_jax.system.options import option
 class Settings:
     """Proof."""
 
-    run: str = option(help="folder of a run, or certificates.csv", metavar="RUN", positional=True)
+    run: str = option(
+        help="folder of a run, or certificates.csv", metavar="RUN", positional=True, local=True
+    )
     processes: int | None = option(None, "default: one for each core", metavar="N", often=True)
 
     def __post_init__(self) -> None:

@@ -45,10 +45,10 @@ class Settings:
     """Run."""
 
     study: StudyOptions = group(StudyOptions)
-    out: str | None = option(None, "folder; runs/MODEL_NAME", metavar="DIR", often=True)
+    out: str | None = option(None, "folder; runs/MODEL_NAME", metavar="DIR", often=True, local=True)
     prove: bool = option(False, "prove every radius in ball arithmetic", often=True)
     write_published: str | None = option(
-        None, "write our radii in the authors' layout too", metavar="DIR"
+        None, "write our radii in the authors' layout too", metavar="DIR", local=True
     )
     compilation: CompilationOptions = group(CompilationOptions)
 

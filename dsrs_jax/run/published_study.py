@@ -34,7 +34,9 @@ _BELOW = {Status.P: Status.P_BELOW, Status.Q: Status.Q_BELOW, Status.DSRS: Statu
 class StudyOptions:
     """Study."""
 
-    published: str = option(help="folder in the authors' layout", metavar="DIR", positional=True)
+    published: str = option(
+        help="folder in the authors' layout", metavar="DIR", positional=True, local=True
+    )
     model_name: str = option(help="whose files to certify", metavar="NAME", often=True)
     dataset: str = option(help="of the images", choices=tuple(data.IMAGE_SHAPES), often=True)
     law: LawOptions = group(LawOptions)

@@ -23,11 +23,14 @@ class DatasetOptions:
 
     dataset: str = option("digits", "data set", choices=data.DATASETS, often=True)
     data_dir: str | None = option(
-        None, "folder of its files, or tfds:NAME", metavar="DIR", often=True
+        None, "folder of its files, or tfds:NAME", metavar="DIR", often=True, local=True
     )
     split: str = option("test", "which part", choices=data.SPLITS)
     classes: str | None = option(
-        None, "names of the class folders, one a line, in the model's order", metavar="FILE"
+        None,
+        "names of the class folders, one a line, in the model's order",
+        metavar="FILE",
+        local=True,
     )
 
     def load(self) -> data.Dataset:
@@ -67,7 +70,7 @@ class ModelOptions:
     """Model."""
 
     model: str | None = option(
-        None, "model folder, run of train, or .pth.tar", metavar="PATH", often=True
+        None, "model folder, run of train, or .pth.tar", metavar="PATH", often=True, local=True
     )
     arch: str | None = option(None, "of a PyTorch file", choices=ARCHITECTURES)
     input_scaling: str | None = option(None, "of a PyTorch file", choices=SCALINGS)

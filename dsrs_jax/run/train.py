@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from dsrs_jax import data
@@ -35,11 +36,13 @@ class Settings:
 
     dataset: str = option("digits", "data set", choices=data.DATASETS, often=True)
     data_dir: str | None = option(
-        None, "folder of its files, or tfds:NAME", metavar="DIR", often=True
+        None, "folder of its files, or tfds:NAME", metavar="DIR", often=True, local=True
     )
-    out: str = option(help="run directory", metavar="DIR", often=True)
+    out: str = option(help="run directory", metavar="DIR", often=True, local=True)
     resume: bool = option(False, "continue the run in --out", often=True)
-    pretrained: str | None = option(None, "start from this model, run or .pth.tar", metavar="PATH")
+    pretrained: str | None = option(
+        None, "start from this model, run or .pth.tar", metavar="PATH", local=True
+    )
     recipe: Recipe = group(Recipe)
     processes: ProcessOptions = group(ProcessOptions)
     compilation: CompilationOptions = group(CompilationOptions)
@@ -59,10 +62,11 @@ def run(settings: Settings, words: Sequence[str]) -> None:
     images = recipe.epochs * (len(training) // recipe.batch * recipe.batch or len(training))
 
     def show(info: EpochInfo) -> None:
+        tested = "" if test is None else f", on test images {100 * info.test_accuracy:.1f}%"
         console.print(
             f"epoch {info.epoch + 1}/{recipe.epochs}: k {info.k:g}, loss {info.loss:.4f}, correct "
-            f"under noise {100 * info.accuracy:.1f}%, on test images "
-            f"{100 * info.test_accuracy:.1f}%; {info.images_per_second:,.0f} images/s"
+            f"under noise {100 * info.accuracy:.1f}%{tested}; "
+            f"{info.images_per_second:,.0f} images/s"
         )
 
     with progress(console, "training", images, "images") as advance:
@@ -81,14 +85,16 @@ def run(settings: Settings, words: Sequence[str]) -> None:
 
 def _read(
     settings: Settings,
-) -> tuple[Recipe, data.ArrayDataset, data.ArrayDataset, Path | None]:
+) -> tuple[Recipe, data.ArrayDataset, data.ArrayDataset | None, Path | None]:
     arch = settings.recipe.arch or _ARCH.get(settings.dataset)
     if arch is None:
         raise UserError(f"--dataset {settings.dataset} needs --arch")
-    training, test = (
+    training, others = (
         data.in_memory(data.load(settings.dataset, split, settings.data_dir))
         for split in ("train", "test")
     )
+    # A file, or a folder without test/, has the same images for both: they test nothing.
+    test = None if np.array_equal(training.images, others.images) else others
     recipe = dataclasses.replace(settings.recipe, arch=arch)
     if settings.pretrained is None:
         return recipe, training, test, None

@@ -21,6 +21,8 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, TypeVar
 
+from dsrs_jax.system.files import refuse_address
+
 _KEY = "option"
 Settings = TypeVar("Settings")
 
@@ -33,6 +35,7 @@ class _Option:
     flags: tuple[str, ...]
     often: bool
     positional: bool
+    local: bool
 
 
 def option(
@@ -44,6 +47,7 @@ def option(
     flags: Sequence[str] = (),
     often: bool = False,
     positional: bool = False,
+    local: bool = False,
 ) -> Any:
     """A field that is an option.
 
@@ -55,8 +59,9 @@ def option(
         flags: its names, where they are not the field's with hyphens.
         often: whether it stands with the first options of the help.
         positional: whether it is given by its place.
+        local: whether it is a path on this machine: an address is refused.
     """
-    found = _Option(help, metavar, choices, tuple(flags), often, positional)
+    found = _Option(help, metavar, choices, tuple(flags), often, positional, local)
     return dataclasses.field(default=default, metadata={_KEY: found})
 
 
@@ -80,6 +85,11 @@ def without(kind: type, words: Sequence[str]) -> list[str]:
     for field, found, hint in _options(kind):
         _add(parser, field, found, hint)
     return parser.parse_known_args(list(words))[1]
+
+
+def _name(field: dataclasses.Field[Any], found: _Option) -> str:
+    """As the help has it."""
+    return (found.metavar or field.name.upper()) if found.positional else spelled(field.name)
 
 
 def spelled(name: str) -> str:
@@ -159,7 +169,7 @@ def _all_options(kind: type) -> Iterator[tuple[type, dataclasses.Field[Any], _Op
 
 
 def _positionals(kind: type) -> list[str]:
-    return [o.metavar or f.name.upper() for _, f, o, _ in _all_options(kind) if o.positional]
+    return [_name(f, o) for _, f, o, _ in _all_options(kind) if o.positional]
 
 
 def _add(parser: Any, field: dataclasses.Field[Any], found: _Option, hint: Any) -> None:
@@ -205,9 +215,11 @@ def _value_type(hint: Any) -> tuple[type, bool]:
 
 def _made(kind: type[Settings], given: dict[str, Any]) -> Settings:
     fields: dict[str, Any] = {}
-    for field, _, _ in _options(kind):
+    for field, found, _ in _options(kind):
         if field.name in given:
             value = given[field.name]
+            if found.local:
+                refuse_address(value, _name(field, found))
             fields[field.name] = tuple(value) if isinstance(value, list) else value
     for name, nested in _groups(kind):
         fields[name] = _made(nested, given)

@@ -6,13 +6,13 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
 from dsrs_jax.system.errors import IncompleteError, UserError
+from dsrs_jax.system.output import OutputError, complain, guarded_output
 
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 # A call into the devices cannot be interrupted; after these seconds the process ends without it.
@@ -38,21 +38,30 @@ def exit_code(program: str, action: Callable[[], int | None], *, interrupted: st
         interrupted: what a user can do after a signal.
 
     Returns:
-        0 done, 1 all done but for what one line names, 2 a mistake of the user's, 130 interrupted,
-        143 terminated: within seconds, wherever the action is.
+        0 done, 1 all done but for what one line names, 2 a mistake of the user's or no room for
+        what is printed, 130 interrupted, 141 nobody reads any more what is printed, 143
+        terminated: within seconds, wherever the action is.
     """
     try:
-        with obeying_signals(program, interrupted):
+        with obeying_signals(program, interrupted), guarded_output():
             return action() or 0
     except UserError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        complain(f"{program}: {error}")
         return 2
     except IncompleteError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        complain(f"{program}: {error}")
         return 1
+    except OutputError as error:
+        if error.nobody_reads:
+            return 128 + signal.SIGPIPE  # without a word, as other programs end then
+        complain(
+            f"{program}: cannot write to standard output: {error.reason}; "
+            "make room there, or send it elsewhere"
+        )
+        return 2
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, _Ended) else signal.SIGINT
-        print(f"{program}: {_WORDS[signal.Signals(number)]}; {interrupted}", file=sys.stderr)
+        complain(f"{program}: {_WORDS[signal.Signals(number)]}; {interrupted}")
         return 128 + number
 
 
@@ -74,7 +83,7 @@ def _speak(program: str) -> None:
         try:
             action()
         except UserError as error:
-            print(f"{program}: {error}", file=sys.stderr)
+            complain(f"{program}: {error}")
 
 
 @contextlib.contextmanager
@@ -117,10 +126,9 @@ def obeying_signals(program: str, interrupted: str) -> Iterator[None]:
         words = threading.Thread(target=_speak, args=(program,), name="last words", daemon=True)
         words.start()
         words.join(_LAST_WORDS)
-        word = _WORDS[signal.Signals(number)]
         try:
-            print(f"{program}: {word}; {interrupted}", file=sys.stderr, flush=True)
-        finally:  # also where nobody reads any more
+            complain(f"{program}: {_WORDS[signal.Signals(number)]}; {interrupted}")
+        finally:
             os._exit(128 + number)
 
     before = {number: signal.signal(number, raise_) for number in _WORDS}

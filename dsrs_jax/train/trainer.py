@@ -27,6 +27,7 @@ from dsrs_jax.models import (
     input_scaling,
     load_model,
     save_model,
+    scaled_as,
 )
 from dsrs_jax.system import processes
 from dsrs_jax.system.errors import UserError
@@ -243,8 +244,9 @@ def _pretrained(path: str | Path, training: ArrayDataset, recipe: Recipe) -> Cla
     metadata = classifier.metadata
     if metadata.arch != recipe.arch:
         raise UserError(f"{path} holds a {metadata.arch}, not a {recipe.arch}")
-    kind = metadata.scaling or default_scaling(metadata.dataset)
-    if input_scaling(metadata.dataset, kind) != input_scaling(training.name, kind):
+    theirs, ours = (scaled_as(recipe.arch, name) for name in (metadata.dataset, training.name))
+    kind = metadata.scaling or default_scaling(theirs)
+    if input_scaling(theirs, kind) != input_scaling(ours, kind):
         raise UserError(f"{path} scales its input as {metadata.dataset}, not as {training.name}")
     return classifier
 

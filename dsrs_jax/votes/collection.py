@@ -29,6 +29,7 @@ from dsrs_jax.bounds import Protocol
 from dsrs_jax.data import Example
 from dsrs_jax.noise import RadialLaw
 from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.output import OutputError
 from dsrs_jax.system.signals import last_words
 from dsrs_jax.votes.plan import Kind, SamplingPlan
 from dsrs_jax.votes.records import RecordFolder
@@ -168,7 +169,7 @@ def collect(
                 if now - written > min(max((now - begun) / 100, shortest), longest):
                     write()
                     written = now
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OutputError):
             write()
             raise
         write()

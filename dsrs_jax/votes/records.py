@@ -26,7 +26,7 @@ from typing import IO, Any
 from etils import epath
 
 from dsrs_jax.system.errors import UserError
-from dsrs_jax.system.files import is_remote, write_whole
+from dsrs_jax.system.files import is_remote, make_folder, write_whole
 from dsrs_jax.votes.kernel import INDICES
 from dsrs_jax.votes.table import State
 
@@ -78,8 +78,8 @@ class RecordFolder:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> RecordFolder:
+        make_folder(self.path / VOTES_FOLDER)
         try:
-            (self.path / VOTES_FOLDER).mkdir(parents=True, exist_ok=True)
             if not is_remote(self.path):
                 self._lock = open(self.path / f"{_LOCK_FILE}-{self.process}", "w")
         except OSError as error:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jax import lax
 from scipy import stats
@@ -20,6 +20,7 @@ from dsrs_jax.system.errors import UserError
 DRAWS = 200_000
 PART = 50_000  # of them in one call: one program for every law of a dimension
 DIMENSION = 16
+LEAST_SHAPE = 0.2384  # below it levels of float32 are lost
 
 
 @jax.jit
@@ -97,6 +98,7 @@ def test_no_coordinate_is_preferred() -> None:
 def test_second_moment_of_draws_is_sigma_squared(
     share: float, eta: float, sigma: float, seed: int
 ) -> None:
+    assume(DIMENSION * (1 - 2 * share) / eta > LEAST_SHAPE)
     law = generalized_gaussian(DIMENSION, sigma, share * DIMENSION, eta)
     square = radii_and_cosines(law, seed % 2**31, 1)[0] ** 2 / (sigma**2 * DIMENSION)
     assert abs(square.mean() - 1) < 6 * square.std() / math.sqrt(len(square))
@@ -108,6 +110,7 @@ def test_scale_gives_the_declared_second_moment(
     dimension: int, share: float, eta: float, sigma: float
 ) -> None:
     """E|x|^2 = sigma^2 d by the ratio of two integrals over log rho."""
+    assume(dimension * (1 - 2 * share) / eta > LEAST_SHAPE)
     law = generalized_gaussian(dimension, sigma, share * dimension, eta)
     power = dimension - 2 * law.k  # of rho, in the density of log rho
 
@@ -188,6 +191,7 @@ def test_draws_scale_with_sigma() -> None:
 def test_truncation_keeps_the_quantile_of_its_cutoff(
     dimension: int, share: float, eta: float, quantile: float
 ) -> None:
+    assume(dimension * (1 - 2 * share) / eta > LEAST_SHAPE)
     whole = generalized_gaussian(dimension, 0.5, share * dimension, eta)
     law = whole.truncated(quantile)
     assert law.cutoff == np.float32(law.cutoff)
@@ -208,6 +212,8 @@ def test_truncation_keeps_the_quantile_of_its_cutoff(
         lambda: generalized_gaussian(8, 0.5, -0.5),
         lambda: generalized_gaussian(8, 0.5, math.inf),
         lambda: generalized_gaussian(8, 0.5, 1.0, eta=0.0),
+        lambda: generalized_gaussian(8, 0.5, 1.0, eta=0.01),
+        lambda: gaussian(8, 0.5).truncated(1e-160),
         lambda: gaussian(8, 0.5).truncated(0.0),
         lambda: gaussian(8, 0.5).truncated(1.0),
         lambda: gaussian(8, 0.5).truncated(0.5).truncated(0.5),
@@ -218,3 +224,36 @@ def test_numbers_outside_their_domain_are_refused(make) -> None:
     with pytest.raises(UserError) as error:
         make()
     assert "\n" not in str(error.value) and len(str(error.value)) > 20
+
+
+@pytest.mark.parametrize(
+    ("dimension", "k", "eta", "said"),
+    [
+        (784, 391.99, 2.0, "k = 391.99, eta = 2 in 784 dimensions .* a k of at most 391.761"),
+        (784, 390.0, 20.0, "of shape .* = 0.2: .* a k of at most 389.616"),
+        (150_528, 75_263.9, 2.0, "k = 75263.9, .* = 0.1: .* a k of at most 75263.761"),
+        (2, 0.0, 20.0, "of shape .* = 0.1: .* an eta of at most 8.389"),
+        (784, 0.0, 0.05, "eta = 0.05 is too small for 784 dimensions"),
+    ],
+)
+def test_a_law_that_float32_does_not_hold_is_refused_by_name(
+    dimension: int, k: float, eta: float, said: str
+) -> None:
+    with pytest.raises(UserError, match=said) as error:
+        generalized_gaussian(dimension, 0.5, k, eta)
+    assert "\n" not in str(error.value)
+
+
+def test_the_numbers_that_a_refusal_gives_are_drawn_right() -> None:
+    """A level that float32 takes for 0 has the probability u^a / Gamma(a + 1), below 1e-9."""
+    for law in (
+        generalized_gaussian(784, 0.5, 391.761),
+        generalized_gaussian(2, 0.5, 0.0, 8.389),
+        generalized_gaussian(784, 0.5, 0.0, 0.12),
+    ):
+        smallest = float(np.finfo(np.float32).tiny)
+        assert stats.gamma(law.shape).cdf(smallest) < 1e-9
+        levels, noise = jax.jit(jax.vmap(law.draw))(jax.random.split(jax.random.key(2), FEW * FEW))
+        assert np.all(levels >= smallest) and np.all(np.isfinite(noise))
+        assert stats.kstest(np.asarray(levels), stats.gamma(law.shape).cdf).pvalue > 1e-3
+    assert stats.gamma(0.238).cdf(smallest) > 1e-9  # the least shape is no larger than it must be

@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
-from dsrs_jax import models
+from dsrs_jax import data, models
 from dsrs_jax.run.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -207,3 +209,41 @@ def test_a_mistake_is_told_in_one_line_before_the_first_epoch(
     assert error.count("\n") == 1 and error.startswith("dsrs-jax train: ")
     assert not list(tmp_path.glob("*/state-*"))
     assert (tmp_path / "taken" / "thesis.tex").read_text() == "all of it\n"
+
+
+def _images_of_ones_own(kind: str, place: Path) -> Path:
+    """The digits as a file, or as folders of files with test images beside them."""
+    if kind == "npz":
+        training = data.in_memory(data.load("digits", "train"))
+        np.savez(place / "images.npz", images=training.images, labels=training.labels)
+        return place / "images.npz"
+    for split, many in (("train", 300), ("test", 30)):
+        digits = data.load("digits", split)
+        for index in range(many):
+            image, label = digits[index]
+            file = place / split / str(label) / f"{index}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.round(image[..., 0] * 255).astype(np.uint8)).save(file)
+    return place
+
+
+@pytest.mark.parametrize("kind", ["npz", "folder"])
+def test_images_of_ones_own_are_trained_on(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out, again = _images_of_ones_own(kind, tmp_path), tmp_path / "out", tmp_path / "again"
+    command = ["train", "--dataset", kind, "--data-dir", str(images), "--arch", "digits_cnn"]
+    command += ["--sigma", "0.25", "--epochs", "5", "--batch", "64", "--lr", "0.1"]
+    assert main([*command, "--out", str(out)]) == 0
+    tested = kind == "folder"  # the file has no other images than those
+    assert ("on test images" in capsys.readouterr().out) == tested
+    assert (_rows(out)[-1]["test_accuracy"] == "nan") != tested
+    assert float(_rows(out)[-1]["accuracy"]) > 0.5
+    model = models.load_model(out / "model")
+    assert model.metadata.dataset == kind
+    # It is a model of the digits, too, whose input is scaled as theirs.
+    more = ["train", "--pretrained", str(out), "--epochs", "1", "--batch", "64"]
+    assert main([*more, "--sigma", "0.25", "--out", str(again)]) == 0
+    digits = data.in_memory(data.load("digits"))
+    answers = np.argmax(model(jax.numpy.asarray(digits.images)), axis=1)
+    assert np.mean(answers == digits.labels) > 0.7

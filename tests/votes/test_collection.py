@@ -1,8 +1,10 @@
 """Collecting votes: every record holds what the plan says, and a signal loses nothing finished."""
 
 import functools
+import io
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -198,3 +200,21 @@ def test_after_a_signal_nothing_more_is_begun_and_all_that_was_done_is_written(
     assert len(taken) <= (2 + IN_FLIGHT) * devices
     with RecordFolder(tmp_path, {}) as folder:
         assert sorted(folder.records) == list(range(2 * devices))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_what_was_done_is_written_where_progress_cannot_be_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def action() -> None:
+        with RecordFolder(tmp_path, {}) as folder:
+            examples = [example(3, 0.9), example(5, 0.9)]
+            collect(PLAN, PROTOCOL, sampler(), examples, folder, lambda count: print(count))
+
+    with io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True) as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert exit_code("program", action, interrupted="go on") == 2
+        monkeypatch.undo()
+    assert "cannot write to standard output" in capsys.readouterr().err
+    with RecordFolder(tmp_path, {}) as folder:
+        assert folder.records

@@ -261,7 +261,7 @@ def test_votes_without_a_config_are_refused(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(UserError, match="cannot write"),
+        pytest.raises(UserError, match="cannot make the folder"),
         RecordFolder(tmp_path / "file" / "run", SETTINGS),
     ):
         pass

@@ -1,0 +1,84 @@
+"""What a run remarks about its images: a model that knows none of them, and copies."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32, Int32
+from numpy.typing import NDArray
+from rich.console import Console
+
+from dsrs_jax.data import Example
+from dsrs_jax.models import Classifier
+from dsrs_jax.votes.kernel import tile_size
+
+_LOOKED_AT = 100  # images
+_FEWEST = 10  # of fewer a tenth says nothing
+
+
+def look_first(
+    classifier: Classifier, examples: Iterable[Example], console: Console
+) -> Iterator[Example]:
+    """The examples, all of them and in their order, once the first ones were classified.
+
+    Where fewer than a tenth of these are right without noise, labels and model hardly belong
+    together, which is told before anything is drawn.
+    """
+    remaining = iter(examples)
+    first = list(itertools.islice(remaining, _LOOKED_AT))
+    readable = [example for example in first if example.image is not None]
+    if len(readable) >= _FEWEST:
+        images = np.stack([one.image for one in readable if one.image is not None])
+        answers = _answers(classifier, images)
+        right = int(np.sum(answers == np.array([one.label for one in readable])))
+        if 10 * right < len(readable):
+            console.print(
+                f"Only {right} of the first {len(readable)} images are right without noise: check "
+                "the labels (--dataset, --classes), the model and its --input-scaling.",
+                soft_wrap=True,
+            )
+    return itertools.chain(first, remaining)
+
+
+def _answers(
+    classifier: Classifier, images: Float32[np.ndarray, "images height width channels"]
+) -> NDArray[np.int64]:
+    """The model's class of each image; no more of them at once than the sampler gives it."""
+    size = min(_LOOKED_AT, tile_size(images[0].size, jax.local_devices()[0].platform))
+    found = []
+    for start in range(0, len(images), size):
+        tile = np.zeros((size, *images.shape[1:]), np.float32)  # one shape: one program
+        part = images[start : start + size]
+        tile[: len(part)] = part
+        found.append(np.asarray(_classes(classifier, tile), dtype=np.int64)[: len(part)])
+    return np.concatenate(found)
+
+
+@jax.jit
+def _classes(
+    classifier: Classifier, images: Float32[Array, "images height width channels"]
+) -> Int32[Array, " images"]:
+    return jnp.argmax(classifier(images), axis=-1).astype(jnp.int32)
+
+
+def tell_copies(records: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Says how many images are others of the run again, pixels and label."""
+    originals: dict[str, int] = {}
+    copies: list[tuple[int, int]] = []
+    for record in records:
+        if "image" in record:  # not where it could not be read
+            original = originals.setdefault(record["image"], record["index"])
+            if original != record["index"]:
+                copies.append((record["index"], original))
+    if copies:
+        copy, original = copies[0]
+        console.print(
+            f"Copies of other images, with the same label: {len(copies)} (first: index {copy} is "
+            f"index {original} again); each counts in the averages.",
+            soft_wrap=True,
+        )

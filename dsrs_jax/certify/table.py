@@ -55,7 +55,8 @@ class CertificateTable:
         protocol: how alpha was shared, which bounds, which search.
         neyman_pearson: from P alone.
         dsrs: from all laws; radii are the final ones (on the grid where that was asked for).
-        lower: (images, laws) lower bounds of each law's own votes. `dsrs.bounds` is the same but
+        lower: (images, laws) lower bounds of each law's own votes, less the charge of sound draws
+            (`VoteTable.charge`). `dsrs.bounds` is the same but
             for pooled rows, whose one bound is that of twice the draws of P.
         status: (images,) of `Status`.
         proofs: what the proof says of both radii of every row, where they were proved.
@@ -122,7 +123,7 @@ def certify_table(table: VoteTable, protocol: Protocol) -> CertificateTable:
     dsrs = certify(table.base, used[:, 0], table.laws[1:], list(used[:, 1:].T))
     if pooled.any():
         # Neyman-Pearson from 2N draws of P, at P's own part of alpha (docs/certificates.md).
-        twice = certify(table.base, lower_bound(total, drawn, share))
+        twice = certify(table.base, _below(lower_bound(total, drawn, share), table.charge(0)))
         dsrs = dsrs.replaced_by(twice, pooled)
     if protocol.search is Search.GRID:
         start = certify(table.base, used[:, 0]).radius
@@ -139,7 +140,8 @@ def _lower(table: VoteTable, column: int, protocol: Protocol, alpha: float) -> N
     """(images,) lower bounds of one law that each fail with probability at most `alpha`.
 
     Of a published interval the counts are used where they are known; else its lower end, where it
-    fails with no more than `alpha`. A bound of 0 says nothing.
+    fails with no more than `alpha`. Of sound draws what lies between them and the law is taken off.
+    A bound of 0 says nothing.
     """
     complete = (table.state[:, column] == State.COMPLETE) & (table.state[:, 0] == State.COMPLETE)
     votes, draws = table.votes[:, column], table.draws[:, column]
@@ -150,7 +152,14 @@ def _lower(table: VoteTable, column: int, protocol: Protocol, alpha: float) -> N
         given = table.intervals.low[:, column]
         if protocol.bound is Bound.TWO_SIDED and alpha == table.intervals.alpha:
             known = np.zeros_like(known)  # the published end itself
+    counted = _below(counted, table.charge(column))
     return np.where(known, counted, np.where(complete, given, 0.0))
+
+
+def _below(bounds: NDArray[np.float64], charge: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The bounds less a charge, rounded down; what costs nothing stays as it is."""
+    less = np.maximum(np.nextafter(bounds - charge, -np.inf), 0.0)
+    return np.where(charge > 0.0, less, bounds)
 
 
 def _pooled(

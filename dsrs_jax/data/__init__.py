@@ -17,6 +17,7 @@ from dsrs_jax.data.dataset import (
     in_memory,
     read_ahead,
 )
+from dsrs_jax.data.grid import cells_of, grid_of
 from dsrs_jax.system.errors import UserError
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "Example",
     "LazyDataset",
     "UnreadableImage",
+    "cells_of",
+    "grid_of",
     "in_memory",
     "load",
     "read_ahead",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,7 @@ from types import MappingProxyType
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from dsrs_jax.data.grid import EIGHT_BITS, grid_of
 from dsrs_jax.system.errors import UserError
 
 # What an index means: its place in the set's original order, or a place in an order that
@@ -35,6 +37,7 @@ class Dataset(abc.ABC):
         image_shape: (H, W, C) of every image.
         order: what an index means, ORIGINAL or SHUFFLED.
         class_labels: label of each class folder, by name; empty where no folders say the classes.
+        grid: every value is a whole multiple of 1/grid (sound draws need one); None: of nothing.
     """
 
     name: str
@@ -43,6 +46,10 @@ class Dataset(abc.ABC):
     image_shape: tuple[int, int, int]
     order: str
     class_labels: Mapping[str, int] = MappingProxyType({})
+
+    @property
+    @abc.abstractmethod
+    def grid(self) -> int | None: ...
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -58,7 +65,10 @@ class Dataset(abc.ABC):
 
 
 class ArrayDataset(Dataset):
-    """A set in memory: `images` float32 (N, H, W, C), `labels` int32 (N,)."""
+    """A set in memory: `images` float32 (N, H, W, C), `labels` int32 (N,).
+
+    The grid is found in the images unless it is given.
+    """
 
     def __init__(
         self,
@@ -68,11 +78,17 @@ class ArrayDataset(Dataset):
         labels: Int32[np.ndarray, " images"],
         classes: int,
         order: str = ORIGINAL,
+        grid: int | None = None,
     ) -> None:
         self.name, self.split, self.classes, self.order = name, split, classes, order
         self.images, self.labels = images, labels
         height, width, channels = images.shape[1:]
         self.image_shape = (height, width, channels)
+        self._grid = grid
+
+    @functools.cached_property
+    def grid(self) -> int | None:
+        return self._grid or grid_of(self.images)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -82,7 +98,12 @@ class ArrayDataset(Dataset):
 
 
 class LazyDataset(Dataset):
-    """A set of `size` images that `read` reads when they are asked for, in several threads."""
+    """A set of `size` images that `read` reads when they are asked for, in several threads.
+
+    They are of eight bits.
+    """
+
+    grid = EIGHT_BITS
 
     def __init__(
         self,

@@ -271,14 +271,18 @@ def log_level_density(
 def excess(shape: Float[Array, "..."], level: Float[Array, "..."]) -> Float[Array, "..."]:
     """t - log(1 + t) with 1 + t = level/shape, to full relative precision also near t = 0."""
     t = (level - shape) / shape
+    return jnp.where(jnp.abs(t) < 0.2, excess_near(t), t - jnp.log(level / shape))
+
+
+def excess_near(t: Float[Array, "..."]) -> Float[Array, "..."]:
+    """t - log(1 + t) to full relative precision for |t| < 0.2."""
     half = t / (2.0 + t)
     square = half * half
     # log(1 + t) = 2 (v + v^3/3 + v^5/5 + ...) with v = t/(2 + t).
     series = jnp.zeros_like(t)
     for power in range(19, 2, -2):
         series = (series + 1.0 / power) * square
-    near = half * (t - 2.0 * series)
-    return jnp.where(jnp.abs(t) < 0.2, near, t - jnp.log(level / shape))
+    return half * (t - 2.0 * series)
 
 
 def _stirling_error(a: Float[Array, "..."]) -> Float[Array, "..."]:

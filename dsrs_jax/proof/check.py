@@ -108,8 +108,28 @@ def _what_was_proved(proved: Sequence[tuple[Row, Method, Claim]], names: Sequenc
         f"{_span(claim.alpha for claim in claims)}, under the law P of "
         f"sigma = {_span(family.laws[0].sigma for family in families)}, "
         f"k = {_span(family.k for family in families)}, "
-        f"eta = {_span(family.eta for family in families)}; draws of an image: {draws_of}"
+        f"eta = {_span(family.eta for family in families)}; draws of an image: {draws_of}; "
+        f"{_of_the_draws(claims)}"
     )
+
+
+def _of_the_draws(claims: Sequence[Claim]) -> str:
+    """What is proved of the draws, and what is not."""
+    sound = [claim.sound for claim in claims if claim.sound is not None]
+    if not sound:
+        return (
+            "the draws are not covered: they are floating-point numbers, and that they have the "
+            "law P is taken on trust"
+        )
+    grids = _span(one.grid for one in sound)
+    taken = max(max(one.charges) for one in sound)
+    said = (
+        f"sound draws on a grid of 1/{grids}, of an image {_span(one.ambiguous for one in sound)} "
+        f"ambiguous, by a rounding error of {_span(one.rounding for one in sound)}, and counted as "
+        f"wrong, up to {taken:.2g} taken off a bound for their uniforms of 64 bits"
+    )
+    others = len(claims) - len(sound)
+    return said + (f"; the draws of {others:,} other radii are not covered" if others else "")
 
 
 def _span(values: Iterable[float]) -> str:

@@ -8,7 +8,6 @@ is above 1/2. What else the row says (its float bounds, its g, an earlier proof)
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import multiprocessing
 import os
@@ -17,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from flint import arb, ctx
 
-from dsrs_jax.proof import schema
+from dsrs_jax.proof import draws, schema
 from dsrs_jax.proof.bound import lower_bound
 from dsrs_jax.proof.enclosure import PRECISION, Family, LawNumbers, enclose
 from dsrs_jax.proof.schema import UNKNOWN, Fields, LawFields, Method
@@ -32,6 +31,23 @@ _SHRINKS = 20  # each twice the one before: to 5e-4 of the radius
 
 
 @dataclasses.dataclass(frozen=True)
+class Sound:
+    """That the draws were sound: of what, and what is taken off the bounds for it.
+
+    Attributes:
+        grid: cells in a unit of pixels.
+        rounding: relative error of the arithmetic, within which a draw counted as ambiguous.
+        ambiguous: how many did; none of them has a vote.
+        charges: of each law.
+    """
+
+    grid: int
+    rounding: float
+    ambiguous: int
+    charges: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Claim:
     """What one radius of a row claims, and the counts that it claims it from.
 
@@ -42,6 +58,8 @@ class Claim:
         parts: the bounds that share it equally: each fails with probability alpha/parts.
         multipliers: of each law, >= 0.
         radius: > 0, in pixels.
+        sound: None where the draws were floating-point numbers: then the claim is of the law that
+            they have, whichever it is.
     """
 
     family: Family
@@ -51,17 +69,26 @@ class Claim:
     parts: int
     multipliers: tuple[float, ...]
     radius: float
+    sound: Sound | None = None
 
 
 def prove(claim: Claim) -> str:
     """PROVED, or the reason why the claim is not proved."""
     bounds = []
-    for votes, draws, weight in zip(claim.votes, claim.draws, claim.multipliers, strict=True):
+    for votes, drawn, weight in zip(claim.votes, claim.draws, claim.multipliers, strict=True):
         if weight == 0.0:  # the law plays no part
-            votes = draws = 0
-        if not 0 <= votes <= draws:
+            votes = drawn = 0
+        if not 0 <= votes <= drawn:
             return "the counts of votes are not known" if votes == UNKNOWN else "impossible counts"
-        bounds.append(lower_bound(votes, draws, claim.alpha, claim.parts))
+        bounds.append(lower_bound(votes, drawn, claim.alpha, claim.parts))
+    if claim.sound is not None:
+        least = draws.charges(claim.family, claim.sound.grid)
+        for j, (charge, needed) in enumerate(zip(claim.sound.charges, least, strict=True)):
+            if not charge >= needed:
+                return f"a charge is {charge!r}, below {float(needed.upper()):.6g}"
+            with ctx.workprec(PRECISION):
+                less = (bounds[j] - charge).lower()
+            bounds[j] = less if less > 0 else arb(0)
     return verdict(enclose(claim.family, bounds, claim.multipliers, claim.radius))
 
 
@@ -110,6 +137,11 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Claim 
     own = tuple(LawNumbers(law.sigma, law.cutoff) for law in laws)
     family = Family(fields.dimension, fields.k, fields.eta, own)
     _refuse_contradictions(fields)
+    said = fields.sound
+    sound = None
+    if said is not None:
+        charges = tuple(law.charge for law in laws)
+        sound = Sound(said.grid, said.rounding, said.ambiguous, charges)
     return Claim(
         family,
         tuple(law.votes for law in laws),
@@ -118,6 +150,7 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Claim 
         parts,
         tuple(law.multiplier for law in laws),
         fields.radius,
+        sound,
     )
 
 
@@ -127,6 +160,16 @@ def _refuse_contradictions(fields: Fields) -> None:
     for law in known:
         if not 0 <= law.votes <= law.draws:
             raise ValueError(f"impossible counts: {law.votes} of {law.draws} draws of {law.name}")
+    if fields.sound is not None:
+        if fields.sound.rounding < draws.ROUNDING:
+            raise ValueError(
+                f"rounding is {fields.sound.rounding!r}, below the {draws.ROUNDING!r} that holds"
+            )
+        wrong = [law.draws - law.votes for law in known if not law.name.startswith(_INSIDE)]
+        if fields.method is Method.DSRS and fields.sound.ambiguous > sum(wrong):
+            raise ValueError(
+                f"{fields.sound.ambiguous} draws are ambiguous, but only {sum(wrong)} are wrong"
+            )
     base, *extra = fields.laws
     for law in extra:
         if (law.cutoff is None) != (law.quantile is None):
@@ -134,7 +177,7 @@ def _refuse_contradictions(fields: Fields) -> None:
                 f"{law.name} has a cutoff and no quantile, or a quantile and no cutoff"
             )
         if law.cutoff is not None and law.quantile is not None:
-            kept = _share_inside(fields.dimension, fields.k, fields.eta, law.cutoff)
+            kept = draws.share_inside(fields.dimension, fields.k, fields.eta, law.cutoff)
             if abs(kept - law.quantile) > _QUANTILE_ERROR:
                 raise ValueError(
                     f"cutoff_{law.name} is {law.cutoff!r}, the quantile {float(kept):.6g}, but "
@@ -156,14 +199,6 @@ def _refuse_contradictions(fields: Fields) -> None:
                 f"{inner.name} has {inner.votes} votes of {inner.draws} draws, {outer.name}, whose "
                 f"draws they are among, {outer.votes} of {outer.draws}"
             )
-
-
-@functools.lru_cache(maxsize=10_000)
-def _share_inside(dimension: int, k: float, eta: float, cutoff: float) -> arb:
-    """The probability that a law's level lies below a cutoff."""
-    with ctx.workprec(PRECISION):
-        shape = ((arb(dimension) - 2 * arb(k)) / arb(eta)).mid()  # at a ball Arb finds no value
-        return arb(cutoff).gamma_lower(shape, regularized=1)
 
 
 def _number_in(name: str, kind: str) -> float | None:

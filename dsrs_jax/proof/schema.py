@@ -22,11 +22,14 @@ UNKNOWN = -1  # votes that nobody knows
 _SIDES = {"one-sided": 1, "two-sided": 2}
 _REQUIRED = (
     "index", "dimension", "sigma", "k", "eta", "bounds", "alpha_np", "alpha_dsrs", "n", "votes",
+    "draws", "grid", "rounding", "ambiguous", "charge_p",
     "status", "radius_np", "radius_dsrs", "multiplier_np", "multiplier_p",
 )  # fmt: skip
-_REQUIRED_OF_A_LAW = ("sigma", "cutoff", "quantile", "votes", "draws")
+_REQUIRED_OF_A_LAW = ("sigma", "cutoff", "quantile", "votes", "draws", "charge")
+SOUND, FLOAT32 = "sound", "float32"  # kinds of draws
 # float() also takes 0_0.5, the digits of every script, and spaces.
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_LARGEST_GRID = 2**24
 _LARGEST_WHOLE = 2**53  # a double names larger ones only now and then
 
 
@@ -50,6 +53,7 @@ def columns(table: Any) -> dict[str, list[Any]]:
         "label": votes.label,
         "n": votes.draws[:, 0],
         "votes": votes.votes[:, 0],
+        **_draws(votes, size),
         "dimension": [base.dimension] * size,
         "sigma": [float(base.sigma)] * size,
         "k": [float(base.k)] * size,
@@ -67,6 +71,7 @@ def columns(table: Any) -> dict[str, list[Any]]:
         found[f"quantile_{name}"] = [_or_nan(law.quantile) for law in laws]
         found[f"draws_{name}"] = votes.draws[:, j]
         found[f"votes_{name}"] = votes.votes[:, j]
+        found[f"charge_{name}"] = _charge(votes, j)
         found[f"lower_{name}"] = table.lower[:, j]
     found["radius_np"] = neyman_pearson.radius
     found["radius_dsrs"] = dsrs.radius
@@ -78,6 +83,23 @@ def columns(table: Any) -> dict[str, list[Any]]:
     if table.proofs is not None:
         found["proof_np"], found["proof_dsrs"] = table.proofs
     return {name: list(column) for name, column in found.items()}
+
+
+def _draws(votes: Any, size: int) -> dict[str, list[Any]]:
+    if votes.sound is None:
+        empty = ("grid", "rounding", "ambiguous", "charge_p")
+        return {"draws": [FLOAT32] * size, **{name: [math.nan] * size for name in empty}}
+    return {
+        "draws": [SOUND] * size,
+        "grid": [votes.sound.grid] * size,
+        "rounding": [votes.sound.rounding] * size,
+        "ambiguous": votes.sound.ambiguous,
+        "charge_p": _charge(votes, 0),
+    }
+
+
+def _charge(votes: Any, column: int) -> list[float]:
+    return [math.nan] * len(votes) if votes.sound is None else votes.charge(column).tolist()
 
 
 def text(columns: Mapping[str, Iterable[Any]]) -> str:
@@ -115,7 +137,10 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class LawFields:
-    """What a row says of one law; cutoff and quantile are None where it is not cut off."""
+    """What a row says of one law; cutoff and quantile are None where it is not cut off.
+
+    The charge is that of sound draws, else 0.
+    """
 
     name: str
     sigma: float
@@ -124,6 +149,16 @@ class LawFields:
     votes: int
     draws: int
     multiplier: float
+    charge: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SoundFields:
+    """What a row says of its draws, where they were sound."""
+
+    grid: int
+    rounding: float
+    ambiguous: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,14 +166,17 @@ class Fields:
     """What a row says of one of its radii.
 
     Attributes:
+        method: which of them.
         radius: > 0, in pixel units.
         alpha: failure probability of the certificate.
         sides: 1 or 2: of the intervals whose lower ends the bounds are.
         pooled: whether it is Neyman-Pearson's from twice the draws of P.
         dimension, k, eta: of all laws.
         laws: that the radius follows from, P first.
+        sound: None where the draws were floating-point numbers.
     """
 
+    method: Method
     radius: float
     alpha: float
     sides: int
@@ -147,6 +185,7 @@ class Fields:
     k: float
     eta: float
     laws: tuple[LawFields, ...]
+    sound: SoundFields | None
 
 
 def law_names(columns: Iterable[str]) -> list[str]:
@@ -211,20 +250,34 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Fields
     alpha = number(f"alpha_{method}")
     if not 0.0 < alpha < 1.0:
         raise ValueError(f"alpha_{method} is outside (0, 1)")
+    sound = None
+    kind = row.get("draws", "")
+    if kind == SOUND:
+        sound = SoundFields(whole("grid"), number("rounding"), whole("ambiguous"))
+        if not (0 < sound.grid <= _LARGEST_GRID and sound.ambiguous >= 0):
+            raise ValueError("grid or ambiguous is outside its domain")
+    elif kind != FLOAT32:
+        raise ValueError(f"draws is {kind!r}, not {SOUND} or {FLOAT32}")
+
+    def charge(column: str) -> float:
+        return number(column) if sound is not None else 0.0
+
     own = "multiplier_np" if method is Method.NEYMAN_PEARSON else "multiplier_p"
-    laws = [LawFields("p", number("sigma"), None, None, whole("votes"), whole("n"), number(own))]
+    votes, draws, weight = whole("votes"), whole("n"), number(own)
+    laws = [LawFields("p", number("sigma"), None, None, votes, draws, weight, charge("charge_p"))]
     for name in names if method is Method.DSRS else ():
         sigma, weight = number(f"sigma_{name}"), number(f"multiplier_{name}")
         cutoff, quantile = unless_empty(f"cutoff_{name}"), unless_empty(f"quantile_{name}")
         votes, draws = whole(f"votes_{name}"), whole(f"draws_{name}")
-        laws.append(LawFields(name, sigma, cutoff, quantile, votes, draws, weight))
+        taken = charge(f"charge_{name}")
+        laws.append(LawFields(name, sigma, cutoff, quantile, votes, draws, weight, taken))
     if any(law.multiplier < 0.0 for law in laws):
         raise ValueError("a multiplier is negative")
     if not any(law.multiplier for law in laws):
         raise ValueError("all multipliers are 0")
     pooled = method is Method.DSRS and row["status"] == POOLED
     dimension, k, eta = whole("dimension"), number("k"), number("eta")
-    return Fields(radius, alpha, sides, pooled, dimension, k, eta, tuple(laws))
+    return Fields(method, radius, alpha, sides, pooled, dimension, k, eta, tuple(laws), sound)
 
 
 def _said(meaning: Callable[[str], _Number], row: Mapping[str, str], column: str) -> _Number:

@@ -28,7 +28,7 @@ from dsrs_jax import data, noise, report
 from dsrs_jax.bounds import Protocol
 from dsrs_jax.certify import CertificateTable, certify_table, compile_ahead
 from dsrs_jax.models import Classifier, fingerprint
-from dsrs_jax.run import ending, remarks
+from dsrs_jax.run import draws, ending, remarks
 from dsrs_jax.run import settings as options
 from dsrs_jax.run.model import classifier_of
 from dsrs_jax.system.devices import use_all_cores
@@ -36,7 +36,7 @@ from dsrs_jax.system.errors import IncompleteError, UserError
 from dsrs_jax.system.files import folder_or_bucket
 from dsrs_jax.system.heartbeat import Heartbeat, wait_for_others
 from dsrs_jax.system.options import group, option, without
-from dsrs_jax.system.processes import Group
+from dsrs_jax.system.processes import Group, from_first, together
 from dsrs_jax.votes import (
     Kind,
     RecordFolder,
@@ -51,7 +51,7 @@ from dsrs_jax.votes import (
     second_laws,
     table_of,
 )
-from dsrs_jax.votes.records import CONFIG_FILE
+from dsrs_jax.votes.records import CONFIG_FILE, earlier_settings
 
 DEFAULT_INSIDE = (0.2, 0.4, 0.6, 0.8)
 _WORTH_TUNING = 1_000_000  # draws: with fewer not even the first trial is won back
@@ -87,6 +87,9 @@ class Settings:
     images: options.ImageOptions = group(options.ImageOptions)
     out: str | None = option(None, "folder or bucket; runs/DATASET", metavar="DIR", often=True)
     prove: bool = option(False, "prove every radius in ball arithmetic", often=True)
+    draws: str | None = option(
+        None, "by itself sound, where that costs under 10% of sampling", choices=draws.KINDS
+    )
     seed: int = option(0, "of all draws", metavar="SEED")
     batch: int | None = option(None, "draws in flight; votes do not depend on it", metavar="N")
     patience: float = option(60.0, "seconds until a silent process is given up", metavar="S")
@@ -144,7 +147,9 @@ def run(settings: Settings, words: Sequence[str]) -> None:
                 with stages("certification"):
                     compiled()
                     _announce_largest_radius(plan, protocol, console)
-            identity = _identity(settings, plan, classifier, dataset)
+            with stages("draws"):
+                grid = _grid(settings, plan, classifier, dataset, len(indices), out, first, console)
+            identity = _identity(settings, plan, classifier, dataset, grid)
             if labels:
                 identity["class_labels"] = labels
             tell = functools.partial(console.print, soft_wrap=True, markup=False, highlight=False)
@@ -173,14 +178,14 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             _confirm(dataset, [index for index in indices if folder.has(index)], folder, console)
         with stages("sampling"):
             share = missing[processes.process :: processes.processes]
-            _sample(settings, plan, classifier, dataset, share, folder, processes, console)
+            _sample(settings, plan, classifier, dataset, grid, share, folder, processes, console)
             if not first:
                 return
             _gather(indices, folder, processes, settings.patience, again, console)
         records = [folder.records[index] for index in indices]
         with stages("certification"):
             compiled()
-            table = certify_table(table_of(plan, protocol, records), protocol)
+            table = certify_table(table_of(plan, protocol, records, grid), protocol)
         proved = True
         if settings.prove:
             with stages("proofs"):
@@ -188,7 +193,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
         with stages("report"):
             title = (
                 f"{source}, {len(indices)} images; N = {plan.n:,}, α = {protocol.alpha:g}\n"
-                f"{noise.describe(law)}"
+                f"{noise.describe(law)}; {draws.describe(grid)} draws"
             )
             methods = {"Neyman-Pearson": table.neyman_pearson.radius, "DSRS": table.radius}
             ending.write(out, {ending.CERTIFICATES_FILE: table}, methods, title, console)
@@ -220,8 +225,36 @@ class _Stages:
         return ", ".join(f"{name} {seconds:.1f}" for name, seconds in self._seconds.items())
 
 
+def _grid(
+    settings: Settings,
+    plan: SamplingPlan,
+    classifier: Classifier,
+    dataset: data.Dataset,
+    images: int,
+    out: Any,
+    first: bool,
+    console: Console,
+) -> int | None:
+    """The grid of sound draws, or None, as process 0 decides for all."""
+
+    def decide() -> int:
+        if not first:
+            return 0
+        found = draws.grid_of_draws(
+            settings.draws, earlier_settings(out).get("draws"), dataset, classifier, plan.law,
+            measure=images * plan.n >= _WORTH_TUNING, console=console,
+        )  # fmt: skip
+        return found or 0
+
+    return int(from_first(np.array(together(decide), np.int32))) or None
+
+
 def _identity(
-    settings: Settings, plan: SamplingPlan, classifier: Classifier, dataset: data.Dataset
+    settings: Settings,
+    plan: SamplingPlan,
+    classifier: Classifier,
+    dataset: data.Dataset,
+    grid: int | None,
 ) -> dict[str, Any]:
     """What the votes depend on: config.json, which another run in this folder must agree with."""
     return {
@@ -235,6 +268,8 @@ def _identity(
         "n": plan.n,
         "alpha": settings.protocol.alpha,
         "bounds": settings.protocol.bounds,
+        "draws": draws.describe(grid),
+        "grid": grid,
         "seed": settings.seed,
         "arch": classifier.metadata.arch,
         "input_scaling": classifier.metadata.scaling,
@@ -299,6 +334,7 @@ def _sample(
     plan: SamplingPlan,
     classifier: Classifier,
     dataset: data.Dataset,
+    grid: int | None,
     missing: list[int],
     folder: RecordFolder,
     processes: Group,
@@ -315,6 +351,7 @@ def _sample(
         seed=settings.seed,
         cutoffs=plan.cutoffs,
         batch=settings.batch,
+        grid=grid,
         on_smaller=lambda batch: console.print(
             f"The devices' memory is full: going on with --batch {batch}."
         ),
@@ -337,8 +374,8 @@ def _find_batch(
     device = f"{jax.local_devices()[0].device_kind} x {sampler.devices}"
     sampler.batch = folder.batch(device)
     if sampler.batch is None and images * plan.n >= _WORTH_TUNING:
-        grey = np.full(image_shape, 0.5, dtype=np.float32)
-        folder.remember_batch(device, sampler.tune(grey, plan.law, images * plan.n))
+        black = np.zeros(image_shape, dtype=np.float32)  # which lies on every grid
+        folder.remember_batch(device, sampler.tune(black, plan.law, images * plan.n))
 
 
 def _gather(

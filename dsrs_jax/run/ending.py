@@ -82,9 +82,11 @@ def prove(
         radii.append(radius)
         results.append(result)
     proved = sum(result.count(PROVED) for result in results)
+    covered = "" if table.votes.sound else " The draws, floating-point numbers, are not covered."
     console.print(
         f"Proofs: {proved:,} radii proved ({shorter:,} of them made shorter for it), "
-        f"{len(unproved):,} unproved."
+        f"{len(unproved):,} unproved.{covered}",
+        soft_wrap=True,
     )
     for line in unproved[:_SHOWN]:
         console.print(f"  {line}", soft_wrap=True)

@@ -1,10 +1,11 @@
 """Votes of a classifier under every law: drawn on all devices, recorded, resumable."""
 
 from dsrs_jax.votes.collection import collect, confirm, drawn, not_finite, problem_of, table_of
+from dsrs_jax.votes.kernel import tile_size
 from dsrs_jax.votes.plan import Kind, SamplingPlan, SecondLaw, second_laws
 from dsrs_jax.votes.records import RecordFolder
-from dsrs_jax.votes.sampler import PendingVotes, Sampler, Votes, count_votes
-from dsrs_jax.votes.table import Intervals, State, VoteTable
+from dsrs_jax.votes.sampler import PendingVotes, Sampler, Votes, can_be_sound, count_votes
+from dsrs_jax.votes.table import Intervals, SoundDraws, State, VoteTable
 
 __all__ = [
     "Intervals",
@@ -14,9 +15,11 @@ __all__ = [
     "Sampler",
     "SamplingPlan",
     "SecondLaw",
+    "SoundDraws",
     "State",
     "VoteTable",
     "Votes",
+    "can_be_sound",
     "collect",
     "confirm",
     "count_votes",
@@ -25,4 +28,5 @@ __all__ = [
     "problem_of",
     "second_laws",
     "table_of",
+    "tile_size",
 ]

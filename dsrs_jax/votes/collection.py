@@ -6,9 +6,10 @@ radius (docs/scale.md, "The interim look").
 
 A record is {"index", "label", "image", "draws", "votes"}: "image" is the digest of image and label
 (earlier versions wrote none), the last two have an entry for each law of the plan, P first;
-"abstained": true where the image was given up; "not_finite": how many of all draws had logits that
-are not all finite, where there are any. Of an image that cannot be read it is {"index",
-"unreadable": why}. `problem_of` says what is no such record.
+"abstained": true where the image was given up; "not_finite" and "ambiguous": how many of all draws
+had logits that are not all finite, or were ambiguous (`noise.sound`), where there are any. Of an
+image that cannot be read it is {"index", "unreadable": why}. `problem_of` says what is no such
+record.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from dsrs_jax.system.signals import last_words
 from dsrs_jax.votes.plan import Kind, SamplingPlan
 from dsrs_jax.votes.records import RecordFolder
 from dsrs_jax.votes.sampler import PendingVotes, Sampler, Votes
-from dsrs_jax.votes.table import State, VoteTable
+from dsrs_jax.votes.table import SoundDraws, State, VoteTable
 
-_NOT_FINITE = "not_finite"
+_NOT_FINITE, _AMBIGUOUS = "not_finite", "ambiguous"
 _BLOCKS_IN_FLIGHT = 3
 # A file of records is written after a hundredth of the time that the run has taken so far, within
 # these seconds: a killed run loses about so much, and a long one leaves hundreds of files.
@@ -44,15 +45,19 @@ _SECONDS_A_FILE = (0.5, 60.0)
 
 
 def table_of(
-    plan: SamplingPlan, protocol: Protocol, records: Sequence[dict[str, Any]]
+    plan: SamplingPlan,
+    protocol: Protocol,
+    records: Sequence[dict[str, Any]],
+    grid: int | None = None,
 ) -> VoteTable:
-    """The records of a run as a `VoteTable`, in their order."""
+    """The records of a run as a `VoteTable`, in their order; `grid` as for `Sampler`."""
     size, laws = len(records), 1 + len(plan.extra)
     nothing = [0] * laws
     draws = np.array([record.get("draws", nothing) for record in records], dtype=np.int64)
     votes = np.array([record.get("votes", nothing) for record in records], dtype=np.int64)
     draws, votes = draws.reshape(size, laws), votes.reshape(size, laws)
     own = [_state(plan, record) for record in records]
+    ambiguous = np.array([record.get(_AMBIGUOUS, 0) for record in records], dtype=np.int64)
     return VoteTable(
         names=plan.names,
         laws=(plan.law, *(plan.laws(extra, votes[:, 0], protocol) for extra in plan.extra)),
@@ -61,6 +66,7 @@ def table_of(
         draws=draws,
         votes=votes,
         state=np.array(own, dtype=object)[:, None].repeat(laws, axis=1),
+        sound=None if grid is None else SoundDraws(grid, ambiguous),
     )
 
 
@@ -116,12 +122,13 @@ def problem_of(plan: SamplingPlan, record: Mapping[str, Any]) -> str | None:
     own = _own(plan, record)
     if State.ABSTAINED not in record and any(count != plan.n for count, _ in own):
         return f"draws are not {plan.n}"
-    odd = record.get(_NOT_FINITE, 1)
-    if type(odd) is not int or odd < 1:
-        return f"{_NOT_FINITE} is no positive count"
     wrong = [(count - right, right) for count, right in nested]
-    if _NOT_FINITE in record and odd > sum(count - right for count, right in own):
-        return "the counts contradict one another"
+    for name in (_NOT_FINITE, _AMBIGUOUS):
+        odd = record.get(name, 1)
+        if type(odd) is not int or odd < 1:
+            return f"{name} is no positive count"
+        if name in record and odd > sum(count - right for count, right in own):
+            return "the counts contradict one another"
     if any(count < right for count, right in laws) or any(
         inner[0] > outer[0] or inner[1] > outer[1] for inner, outer in itertools.pairwise(wrong)
     ):
@@ -254,12 +261,13 @@ class _Block(NamedTuple):
     def add(self, column: int, counted: Votes, order: list[int]) -> None:
         """Adds counts, in this order of theirs, to the records' from `column` on."""
         rows = zip(*(counts.tolist() for counts in counted), strict=True)
-        for record, (draws, correct, odd) in zip(self.records, rows, strict=True):
+        for record, (draws, correct, *odd) in zip(self.records, rows, strict=True):
             for j, place in enumerate(order, start=column):
                 record["draws"][j] += draws[place]
                 record["votes"][j] += correct[place]
-            if odd[-1]:
-                record[_NOT_FINITE] = record.get(_NOT_FINITE, 0) + odd[-1]
+            for name, counts in zip((_NOT_FINITE, _AMBIGUOUS), odd, strict=True):
+                if counts[-1]:
+                    record[name] = record.get(name, 0) + counts[-1]
 
 
 def _draw(

@@ -7,14 +7,19 @@ one fixed shape, each with the same draws of one image, whatever the batch and t
 devices; the tiles of a request are cut evenly between the devices.
 
 The bits are JAX's counter-based Threefry, whose streams do not depend on sharding. It is not the
-fastest generator, but noise takes about 2% of mnist_43's time on a CPU (`benchmarks/sampling.py`
-measures it), and a draw's key can be folded from its number.
+fastest generator, but a draw's key can be folded from its number.
+
+Draws are float32 (`RadialLaw.draw`: image plus noise, both rounded), or sound (`noise.sound`): the
+images are cells of a grid, the noise a number of cells, and what the network sees is their sum,
+rounded once. Everything but the network is then traced in JAX's 64-bit mode (`precision`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,10 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Float32, Int32, Key, UInt32
+from jaxtyping import Array, Bool, Float, Float32, Int32, Key, UInt32
 from numpy.typing import NDArray
 
-from dsrs_jax.noise import Law
+from dsrs_jax.noise import Law, RadialLaw, sound
 
 if TYPE_CHECKING:
     _Leaf = Any
@@ -85,10 +90,12 @@ def stream(law: Law) -> int:
 class Block(NamedTuple):
     """One compiled call's work, split over the devices along the first axis.
 
-    A row is one image and the tiles begin ... end - 1 of its draws.
+    A row is one image, or the cells of one, and the tiles begin ... end - 1 of its draws.
     """
 
-    images: Float32[_Leaf, "rows height width channels"]
+    images: (
+        Float32[_Leaf, "rows height width channels"] | Int32[_Leaf, "rows height width channels"]
+    )
     labels: Int32[_Leaf, " rows"]
     indices: UInt32[_Leaf, " rows"]
     streams: UInt32[_Leaf, " rows"]
@@ -97,28 +104,41 @@ class Block(NamedTuple):
     laws: Law
 
 
-@partial(jax.jit, static_argnames=("tile", "tiles", "mesh"))
+def precision(grid: int | None) -> AbstractContextManager[None]:
+    """Where `count_block` has to be called: sound draws are float64's."""
+    return contextlib.nullcontext() if grid is None else jax.enable_x64(True)
+
+
+@partial(jax.jit, static_argnames=("grid", "tile", "tiles", "mesh"))
 def count_block(
     model: Callable[[Array], Array],
     block: Block,
-    cutoffs: Float32[Array, " cutoffs"],
+    cutoffs: Float[Array, " cutoffs"],
     key: Key[Array, ""],
     span: Int32[Array, " two"],
     *,
+    grid: int | None,
     tile: int,
     tiles: int,
     mesh: Mesh,
-) -> Int32[Array, "rows three cutoffs"]:
-    """Of each row the draws, the right answers, and the draws whose logits are not all finite."""
+) -> Int32[Array, "rows four cutoffs"]:
+    """Counts of each row: the draws, the right answers, and the draws that can have no vote.
+
+    These are the draws whose logits are not all finite, and those that are ambiguous
+    (`noise.sound`; of float32 draws nobody knows, and it is 0). `grid` is the number of the grid's
+    steps in a unit of pixels, None for float32 draws.
+    """
 
     def one_device(
         model: Callable[[Array], Array],
         block: Block,
-        cutoffs: Float32[Array, " cutoffs"],
+        cutoffs: Float[Array, " cutoffs"],
         key: Key[Array, ""],
         span: Int32[Array, " two"],
-    ) -> Int32[Array, "share three cutoffs"]:
-        return lax.map(lambda one: _count_image(model, one, cutoffs, key, span, tile, tiles), block)
+    ) -> Int32[Array, "share four cutoffs"]:
+        return lax.map(
+            lambda one: _count_image(model, one, cutoffs, key, span, grid, tile, tiles), block
+        )
 
     everywhere, split = PartitionSpec(), PartitionSpec("devices")
     return jax.shard_map(
@@ -133,31 +153,62 @@ def count_block(
 def _count_image(
     model: Callable[[Array], Array],
     one: Block,
-    cutoffs: Float32[Array, " cutoffs"],
+    cutoffs: Float[Array, " cutoffs"],
     key: Key[Array, ""],
     span: Int32[Array, " two"],
+    grid: int | None,
     tile: int,
     tiles: int,
-) -> Int32[Array, "three cutoffs"]:
+) -> Int32[Array, "four cutoffs"]:
     image_key = jax.random.fold_in(jax.random.fold_in(key, one.indices), one.streams)
 
-    def count_tile(number: Int32[Array, ""]) -> Int32[Array, "three cutoffs"]:
+    def count_tile(number: Int32[Array, ""]) -> Int32[Array, "four cutoffs"]:
         place = number * tile + jnp.arange(tile, dtype=jnp.int32)
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(image_key, place)
-        levels, noise = jax.vmap(one.laws.draw)(keys)
-        logits = model(one.images[None] + noise.reshape(tile, *one.images.shape))
+        seen = _seen(one, keys, grid)
+        with jax.enable_x64(False) if grid is not None else contextlib.nullcontext():
+            logits = model(seen.images)
         answer = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         finite = jnp.all(jnp.isfinite(logits), axis=-1)
-        right = (answer == one.labels) & finite
+        right = (answer == one.labels) & finite & ~seen.ambiguous
+        # What lowers the bound: a right answer counts where it is surely inside, a wrong one where
+        # it may be.
+        level = jnp.where(right, seen.largest_level, seen.smallest_level)
         counted = (number < one.end) & (place >= span[0]) & (place < span[1])
-        inside = (levels[:, None] <= cutoffs[None, :]) & counted[:, None]
-        all_three = jnp.stack([inside, inside & right[:, None], inside & ~finite[:, None]])
-        return jnp.sum(all_three, axis=1, dtype=jnp.int32)
+        inside = (level[:, None] <= cutoffs[None, :]) & counted[:, None]
+        kinds = [inside, *(inside & each[:, None] for each in (right, ~finite, seen.ambiguous))]
+        return jnp.sum(jnp.stack(kinds), axis=1, dtype=jnp.int32)
 
-    def step(number: Int32[Array, ""], counts: Int32[Array, "three cutoffs"]) -> Array:
+    def step(number: Int32[Array, ""], counts: Int32[Array, "four cutoffs"]) -> Array:
         # Tiles that do not wait for one another: the device may work on them at the same time.
         first = one.begin + number * tiles
         return sum((count_tile(first + i) for i in range(tiles)), counts)
 
     steps = (one.end - one.begin + tiles - 1) // tiles
-    return lax.fori_loop(0, steps, step, jnp.zeros((3, cutoffs.shape[0]), jnp.int32))
+    return lax.fori_loop(0, steps, step, jnp.zeros((4, cutoffs.shape[0]), jnp.int32))
+
+
+class _Seen(NamedTuple):
+    """What the network sees of a tile's draws, and the ends between which their levels lie."""
+
+    images: Float32[Array, "tile height width channels"]
+    smallest_level: Float[Array, " tile"]
+    largest_level: Float[Array, " tile"]
+    ambiguous: Bool[Array, " tile"]
+
+
+def _seen(one: Block, keys: Key[Array, " tile"], grid: int | None) -> _Seen:
+    shape = (len(keys), *one.images.shape)
+    if grid is None:
+        levels, noise = jax.vmap(one.laws.draw)(keys)
+        ambiguous = jnp.zeros(len(keys), bool)
+        return _Seen(one.images[None] + noise.reshape(shape), levels, levels, ambiguous)
+    assert isinstance(one.laws, RadialLaw)
+    drawn = jax.vmap(sound.draw, in_axes=(None, 0, None))(one.laws, keys, grid)
+    cells = one.images[None] + drawn.cells.reshape(shape)
+    return _Seen(
+        cells.astype(jnp.float32) / jnp.float32(grid),
+        drawn.level * (1.0 - sound.ROUNDING),
+        drawn.level * (1.0 + sound.ROUNDING),
+        drawn.ambiguous,
+    )

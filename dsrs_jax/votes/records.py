@@ -212,6 +212,18 @@ class RecordFolder:
             self._lock.close()
 
 
+def earlier_settings(path: str | Path | epath.Path) -> dict[str, Any]:
+    """The settings of the run that a directory holds; empty where there is none that can be read.
+
+    `RecordFolder` refuses a damaged file of them.
+    """
+    try:
+        found = json.loads((epath.Path(path) / CONFIG_FILE).read_bytes().decode())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _content(file: epath.Path) -> bytes:
     try:
         return file.read_bytes()

@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 from numpy.typing import ArrayLike, NDArray
 
+from dsrs_jax.data import cells_of
 from dsrs_jax.models import Classifier
 from dsrs_jax.noise import Law, RadialLaw
 from dsrs_jax.system.errors import UserError
@@ -22,11 +24,12 @@ from dsrs_jax.votes.kernel import (
     SEEDS,
     Block,
     count_block,
+    precision,
     share_out,
     stream,
     tile_size,
 )
-from dsrs_jax.votes.table import State, VoteTable
+from dsrs_jax.votes.table import SoundDraws, State, VoteTable
 
 # What `Sampler.tune` tries, and when it is content.
 _TILES_IN_FLIGHT = (1, 2, 4, 8)
@@ -46,11 +49,13 @@ class Votes(NamedTuple):
         draws: how many draws there were.
         correct: how many of them were classified as the label.
         not_finite: how many of them had a logit that is not finite; none of these is correct.
+        ambiguous: how many of them, sound draws, might be others (`noise.sound`); none is correct.
     """
 
     draws: NDArray[np.int64]
     correct: NDArray[np.int64]
     not_finite: NDArray[np.int64]
+    ambiguous: NDArray[np.int64]
 
 
 def count_votes(
@@ -65,6 +70,7 @@ def count_votes(
     seed: int = 0,
     first: int = 0,
     batch: int | None = None,
+    grid: int | None = None,
 ) -> VoteTable:
     """How often `classifier` answers `labels` on noisy images, in `n` draws for each image.
 
@@ -72,7 +78,7 @@ def count_votes(
     draws are so is `State.NOT_FINITE`.
 
     Args:
-        classifier, seed, batch: as for `Sampler`.
+        classifier, seed, batch, grid: as for `Sampler`.
         images, labels, n, indices, first: as for `Sampler.start`.
         law: P.
         inside: P truncated, any number of times, fixed before sampling: the draws of P that fell
@@ -86,7 +92,7 @@ def count_votes(
         if q.cutoff is None or dataclasses.replace(q, cutoff=None, quantile=None) != law:
             raise UserError("the laws inside must be the law itself, truncated")
     cutoffs = [q.cutoff for q in inside if q.cutoff is not None]
-    sampler = Sampler(classifier, seed=seed, cutoffs=cutoffs, batch=batch)
+    sampler = Sampler(classifier, seed=seed, cutoffs=cutoffs, batch=batch, grid=grid)
     votes = sampler.start(images, labels, law, n, indices=indices, first=first).result()
     order = [len(inside), *range(len(inside))]
     names = ["p", *(f"inside_{float(q.quantile or 1.0):.4g}" for q in inside)]
@@ -99,7 +105,9 @@ def count_votes(
         label=labels,
     )
     table.state[votes.not_finite[:, -1] == n] = State.NOT_FINITE
-    return table
+    if grid is None:
+        return table
+    return dataclasses.replace(table, sound=SoundDraws(grid, votes.ambiguous[:, -1]))
 
 
 class Sampler:
@@ -111,10 +119,14 @@ class Sampler:
         seed: seed of the whole experiment, in [0, 2^32).
         cutoffs: levels at which draws inside are counted apart (a truncated law's `cutoff`).
         batch: draws in flight on one device, in whole tiles (`tile_size`); one tile unless given.
+        grid: of sound draws (`noise.sound`): the images' values are whole multiples of 1/grid, and
+            the classifier is the one that rounds its input to them. None: float32 draws, which no
+            proof covers.
         on_smaller: called with the new batch when the devices' memory did not hold the old one.
 
     Raises:
-        UserError: seed or batch is outside its domain.
+        UserError: seed or batch is outside its domain, or the devices have no IEEE float64 that
+            sound draws could use.
     """
 
     def __init__(
@@ -124,6 +136,7 @@ class Sampler:
         seed: int = 0,
         cutoffs: Sequence[float] = (),
         batch: int | None = None,
+        grid: int | None = None,
         on_smaller: Callable[[int], None] = lambda batch: None,
     ) -> None:
         if batch is not None and batch < 1:
@@ -131,15 +144,24 @@ class Sampler:
         self._model = (
             classifier if isinstance(classifier, Classifier) else jax.tree_util.Partial(classifier)
         )
+        if grid is not None:
+            # In JAX's 64-bit mode numbers of NumPy would reach the network as float64.
+            self._model = jax.tree.map(jnp.asarray, self._model)
         _whole(seed, 0, SEEDS, "the seed")
         # By name: another default generator (jax_default_prng_impl) must not change a vote.
         self._key = jax.random.key(seed, impl="threefry2x32")
-        self._cutoffs = np.asarray([*cutoffs, np.inf], dtype=np.float32)
+        self._real = np.float32 if grid is None else np.float64
+        self._cutoffs = np.asarray([*cutoffs, np.inf], dtype=self._real)
         self._on_smaller = on_smaller
         devices = np.array(jax.local_devices())
         self._mesh = Mesh(devices, ("devices",), axis_types=(AxisType.Auto,))
         self._platform = devices[0].platform
-        self.batch = batch
+        if grid is not None and not can_be_sound():
+            raise UserError(
+                f"sound draws need the arithmetic of IEEE's float64, which a {self._platform} has "
+                "not; use --draws float32"
+            )
+        self.batch, self.grid = batch, grid
 
     @property
     def devices(self) -> int:
@@ -192,7 +214,7 @@ class Sampler:
         """Gives the devices work and returns at once.
 
         Args:
-            images: (images, H, W, C) float32 in [0, 1].
+            images: (images, H, W, C) float32 in [0, 1]; for sound draws on the grid.
             labels: (images,) the class whose votes are counted.
             law: the noise, of dimension H*W*C; or one law for each image.
             n: draws for each image, fixed before sampling; > 0, first + n < 2^31.
@@ -205,6 +227,10 @@ class Sampler:
             UserError: shapes that do not fit, or a number outside its domain.
         """
         pixels, targets, numbers, laws = _checked(images, labels, indices, law)
+        if self.grid is not None:
+            if not all(isinstance(one, RadialLaw) for one in laws):
+                raise UserError("sound draws are of the radial family alone")
+            pixels = cells_of(pixels, self.grid)
         if n < 1:
             raise UserError(f"the number of draws must be positive, got {n}")
         _whole(first, 0, DRAWS, "the number of the first draw")
@@ -213,7 +239,7 @@ class Sampler:
         streams = np.array([stream(one) for one in laws], dtype=np.uint32)
         # Whole and truncated laws of the radial family share a program.
         whole = [one.as_truncated() if isinstance(one, RadialLaw) else one for one in laws]
-        stacked = jax.tree.map(lambda *numbers: np.array(numbers, dtype=np.float32), *whole)
+        stacked = jax.tree.map(lambda *numbers: np.array(numbers, dtype=self._real), *whole)
         groups = []
         for start in range(0, len(pixels), self._mesh.size):
             size = min(self._mesh.size, len(pixels) - start)
@@ -235,13 +261,14 @@ class Sampler:
 
     def _dispatch(self, block: Block, tile: int, span: np.ndarray) -> Array:
         # Like the key's generator: a vote must not depend on what the process has set.
-        with jax.threefry_partitionable(True):
+        with jax.threefry_partitionable(True), precision(self.grid):
             return count_block(
                 self._model,
                 jax.device_put(block, NamedSharding(self._mesh, PartitionSpec("devices"))),
                 self._cutoffs,
                 self._key,
                 span,
+                grid=self.grid,
                 tile=tile,
                 tiles=1 if self.batch is None else max(1, self.batch // tile),
                 mesh=self._mesh,
@@ -256,6 +283,11 @@ class Sampler:
             ) from error
         self.batch //= 2
         self._on_smaller(self.batch)
+
+
+def can_be_sound() -> bool:
+    """Whether this process's devices compute float64 as IEEE says: TPUs make it of smaller ones."""
+    return jax.local_devices()[0].platform != "tpu"
 
 
 class PendingVotes:

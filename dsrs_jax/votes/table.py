@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, Shaped
 from numpy.typing import ArrayLike, NDArray
 
-from dsrs_jax.noise import RadialLaw
+from dsrs_jax.noise import RadialLaw, sound
 from dsrs_jax.system.errors import UserError
 
 
@@ -40,6 +40,24 @@ class Intervals:
 
 
 @dataclasses.dataclass(frozen=True)
+class SoundDraws:
+    """That the draws were sound (`noise.sound`).
+
+    Attributes:
+        grid: steps in a unit of pixels.
+        ambiguous: (images,) of all draws, how many were ambiguous; none of them has a vote.
+    """
+
+    grid: int
+    ambiguous: Int64[np.ndarray, " images"]
+
+    @property
+    def rounding(self) -> float:
+        """Relative error within which a draw counted as ambiguous."""
+        return sound.ROUNDING
+
+
+@dataclasses.dataclass(frozen=True)
 class VoteTable:
     """Votes of each image under each law: a row an image, a column a law, P first.
 
@@ -57,6 +75,7 @@ class VoteTable:
         votes: (images, laws) how many of them were right; -1 where only `intervals` is known.
         state: (images, laws) of `State`.
         intervals: of every cell, where intervals and not counts were published.
+        sound: of sound draws; None where they were drawn in floating point.
 
     Raises:
         UserError: shapes or dimensions that do not fit together, or a truncated P.
@@ -70,6 +89,7 @@ class VoteTable:
     votes: Int64[np.ndarray, "images laws"]
     state: Shaped[np.ndarray, "images laws"]
     intervals: Intervals | None = None
+    sound: SoundDraws | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.index), len(self.names))
@@ -80,6 +100,8 @@ class VoteTable:
             raise UserError(
                 f"a table of {shape[0]} images and {shape[1]} laws needs arrays of shape {shape}"
             )
+        if self.sound is not None and len(self.sound.ambiguous) != len(self):
+            raise UserError("a table of sound draws needs a number of ambiguous ones of each image")
         base = self.laws[0] if self.laws else None
         if not isinstance(base, RadialLaw) or base.cutoff is not None:
             raise UserError("the first law is the smoothing law itself and must not be truncated")
@@ -104,6 +126,15 @@ class VoteTable:
         found = self.laws[column]
         return found if isinstance(found, RadialLaw) else found[row]
 
+    def charge(self, column: int) -> Float64[np.ndarray, " images"]:
+        """(images,) what is taken off the lower bounds of a column (`noise.sound.charge`)."""
+        if self.sound is None:
+            return np.zeros(len(self))
+        found, grid = self.laws[column], self.sound.grid
+        if isinstance(found, RadialLaw):
+            return np.full(len(self), sound.charge(found, grid))
+        return np.array([sound.charge(law, grid) for law in found])
+
     def more_of_base(self, column: int) -> NDArray[np.bool_]:
         """(images,) whether a column after P's holds further draws of P itself."""
         found = self.laws[column]
@@ -127,6 +158,7 @@ class VoteTable:
             votes=self.votes[:, chosen],
             state=self.state[:, chosen],
             intervals=intervals,
+            sound=self.sound,
         )
 
     @classmethod

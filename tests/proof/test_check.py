@@ -1,6 +1,7 @@
 """Files of certificates are proved; what is damaged is told, and nothing else is lost."""
 
 import csv
+import dataclasses
 import io
 import re
 import subprocess
@@ -14,7 +15,7 @@ from dsrs_jax.bounds import Protocol
 from dsrs_jax.certify import certify_table
 from dsrs_jax.noise import generalized_gaussian
 from dsrs_jax.proof import check, schema
-from dsrs_jax.votes import VoteTable
+from dsrs_jax.votes import SoundDraws, VoteTable
 
 N, ALPHA = 50_000, 0.001
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +34,7 @@ def table() -> str:
         names=["p", "inside_0.7"],
         index=range(0, 40, 10),
     )
+    counted = dataclasses.replace(counted, sound=SoundDraws(255, np.array([2, 0, 1, 0])))
     return schema.text(schema.columns(certify_table(counted, Protocol(ALPHA))))
 
 
@@ -64,7 +66,9 @@ def test_a_file_is_proved(table: str, tmp_path: Path, capsys: pytest.CaptureFixt
     assert what == (
         f"Proved: of 3 images of dimension 784, radii up to {longest:.4g}, each wrong with "
         "probability at most alpha = 0.001, under the law P of sigma = 0.5, k = 380, eta = 2; "
-        "draws of an image: 50,000 of P, 35,000 of inside_0.7"
+        "draws of an image: 50,000 of P, 35,000 of inside_0.7; sound draws on a grid of 1/255, of "
+        "an image 0 to 2 (3 values) ambiguous, by a rounding error of 1e-13, and counted as wrong, "
+        "up to 1.2e-11 taken off a bound for their uniforms of 64 bits"
     )
     # The bounds and g of the fast path are not believed, nor are they needed.
     poorer = edited(table, 1, lower_p="nonsense", value="0")
@@ -117,6 +121,21 @@ def test_a_file_is_proved(table: str, tmp_path: Path, capsys: pytest.CaptureFixt
         ({"sigma": " 0.5"}, "not a number"),
         ({"radius_np": "1e999"}, "which no double holds"),
         ({"n": "9007199254740993"}, "not a whole number"),
+        # Of sound draws: what was rounded, what was ambiguous, what is taken off.
+        ({"charge_p": "1e-13"}, "a charge is 1e-13, below 8.6"),
+        ({"charge_inside_0.7": "0"}, "a charge is 0.0, below 1.2"),
+        ({"charge_p": ""}, "charge_p is '', not a number"),
+        ({"charge_p": "0.5", "charge_inside_0.7": "0.5"}, "below 1/2"),
+        ({"charge_p": "2"}, "below 1/2"),
+        ({"grid": "65280"}, "a charge is"),
+        ({"grid": "0"}, "grid or ambiguous is outside"),
+        ({"grid": "1e9"}, "grid or ambiguous is outside"),
+        ({"grid": ""}, "grid is '', not a number"),
+        ({"rounding": "1e-14"}, "rounding is 1e-14, below the 1e-13 that holds"),
+        ({"ambiguous": "1001"}, "1001 draws are ambiguous, but only 1000 are wrong"),
+        ({"ambiguous": "-1"}, "grid or ambiguous is outside"),
+        ({"draws": "Sound"}, "draws is 'Sound', not sound or float32"),
+        ({"draws": ""}, "draws is '', not sound or float32"),
         ({"index": "0"}, "row 1 is of the same image"),
         ({"index": "0.0"}, "row 1 is of the same image"),
         ({"index": "\x1b[2J"}, "index is '\\x1b[2J', not a number"),
@@ -161,6 +180,20 @@ def test_the_last_line_says_where_the_rows_are_of_several_protocols(
     text = edited(table, 1, **fields, radius_np=repr(radius))
     _, printed = verdict(text, tmp_path, capsys)
     assert said in printed.splitlines()[-1]
+
+
+def test_the_last_line_says_where_the_draws_are_not_covered(
+    table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = dict.fromkeys(["grid", "rounding", "ambiguous", "charge_p", "charge_inside_0.7"], "")
+    text = edited(table, 1, draws="float32", **nothing)
+    code, printed = verdict(text, tmp_path, capsys)
+    assert code == 0 and printed.endswith("; the draws of 2 other radii are not covered\n")
+    for row in (0, 2, 3):
+        text = edited(text, row, draws="float32", **nothing)
+    code, printed = verdict(text, tmp_path, capsys)
+    assert code == 0 and "the draws are not covered: they are floating-point" in printed
+    assert "sound draws" not in printed
 
 
 def test_where_nothing_is_proved_the_last_line_says_so(

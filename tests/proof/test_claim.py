@@ -54,7 +54,8 @@ def test_twice_the_draws_of_p() -> None:
     row = {
         "dimension": "784", "sigma": "0.5", "k": "380", "eta": "2", "bounds": "one-sided",
         "alpha_np": "0.001", "alpha_dsrs": "0.001", "n": str(N), "votes": str(N),
-        "status": "pooled", "radius_np": "0", "radius_dsrs": repr(float(made.radius[0])),
+        "draws": "float32", "status": "pooled", "radius_np": "0",
+        "radius_dsrs": repr(float(made.radius[0])),
         "multiplier_np": "0", "multiplier_p": repr(float(made.multipliers[0, 0])),
         "sigma_threshold_x+": "0.5", "cutoff_threshold_x+": "", "multiplier_threshold_x+": "0",
         "quantile_threshold_x+": "",

@@ -13,8 +13,8 @@ from dsrs_jax.bounds import Bound, Protocol
 from dsrs_jax.certify import Certificates, CertificateTable, Solver, Status
 from dsrs_jax.noise import generalized_gaussian
 from dsrs_jax.proof import schema
-from dsrs_jax.proof.schema import Fields, LawFields, Method
-from dsrs_jax.votes import VoteTable
+from dsrs_jax.proof.schema import Fields, LawFields, Method, SoundFields
+from dsrs_jax.votes import SoundDraws, VoteTable
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 LAW = generalized_gaussian(64, 0.5, 28.0)
@@ -37,7 +37,10 @@ def test_what_is_not_known_stands_as_nothing() -> None:
 
 
 def table(
-    radius: list[float], multipliers: list[list[float]], status: list[Status]
+    radius: list[float],
+    multipliers: list[list[float]],
+    status: list[Status],
+    sound: SoundDraws | None = None,
 ) -> CertificateTable:
     """Three images, three laws; a rule picked the last one, P itself for the second image."""
     votes = VoteTable.from_counts(
@@ -46,6 +49,7 @@ def table(
         [[1000, 501, 1000], [1000, 500, 1000], [-1, 499, 1000]],
         names=("p", "inside_0.5", "threshold_x+"), index=[0, 10, 20], label=[7, 8, 9],
     )  # fmt: skip
+    votes = dataclasses.replace(votes, sound=sound)
     weights = np.array(multipliers)
     lower = np.array([[0.85, 0.9, 0.95], [0.99, 0.98, 0.97], [0.1, 0.2, 0.3]])
 
@@ -68,46 +72,60 @@ def table(
     weights=st.lists(
         st.lists(st.floats(1e-300, 1e300), min_size=3, max_size=3), min_size=3, max_size=3
     ),
+    sound=st.sampled_from([None, SoundDraws(240, np.array([3, 0, 0]))]),
 )
 def test_a_table_is_read_back_from_its_text(
-    radius: list[float], weights: list[list[float]]
+    radius: list[float], weights: list[list[float]], sound: SoundDraws | None
 ) -> None:
     radius[2] = 0.0
-    made = table(radius, weights, [Status.DSRS, Status.POOLED, Status.NONE])
+    made = table(radius, weights, [Status.DSRS, Status.POOLED, Status.NONE], sound)
+    charges = [made.votes.charge(j)[0] for j in range(3)]
+    assert [charge > 0.0 for charge in charges] == [sound is not None] * 3
     rows, names = schema.parse(schema.text(schema.columns(made)), "the table")
     assert names == ["inside_0.5", "threshold_x+"]
     assert [row.place for row in rows] == [f"row {i + 1} (index {10 * i})" for i in range(3)]
     assert all(row.wrong is None for row in rows)
     first, second = weights[:2]
     assert schema.read(rows[0].fields, names, Method.DSRS) == Fields(
-        radius=radius[0], alpha=0.003, sides=2, pooled=False, dimension=64, k=28.0, eta=2.0,
+        method=Method.DSRS, radius=radius[0], alpha=0.003, sides=2, pooled=False, dimension=64,
+        k=28.0, eta=2.0,
         laws=(
-            LawFields("p", 0.5, None, None, 900, 1000, first[0]),
-            LawFields("inside_0.5", 0.5, INSIDE.cutoff, INSIDE.quantile, 460, 501, first[1]),
-            LawFields("threshold_x+", 0.5, LOW.cutoff, LOW.quantile, 980, 1000, first[2]),
+            LawFields("p", 0.5, None, None, 900, 1000, first[0], charges[0]),
+            LawFields(
+                "inside_0.5", 0.5, INSIDE.cutoff, INSIDE.quantile, 460, 501, first[1], charges[1]
+            ),
+            LawFields(
+                "threshold_x+", 0.5, LOW.cutoff, LOW.quantile, 980, 1000, first[2], charges[2]
+            ),
         ),
+        sound=None if sound is None else SoundFields(240, 1e-13, 3),
     )  # fmt: skip
     assert schema.read(rows[1].fields, names, Method.DSRS) == Fields(
-        radius=radius[1], alpha=0.003, sides=2, pooled=True, dimension=64, k=28.0, eta=2.0,
+        method=Method.DSRS, radius=radius[1], alpha=0.003, sides=2, pooled=True, dimension=64,
+        k=28.0, eta=2.0,
         laws=(
-            LawFields("p", 0.5, None, None, 1000, 1000, second[0]),
-            LawFields("inside_0.5", 0.5, INSIDE.cutoff, INSIDE.quantile, 500, 500, second[1]),
-            LawFields("threshold_x+", 0.5, None, None, 999, 1000, second[2]),
+            LawFields("p", 0.5, None, None, 1000, 1000, second[0], charges[0]),
+            LawFields(
+                "inside_0.5", 0.5, INSIDE.cutoff, INSIDE.quantile, 500, 500, second[1], charges[1]
+            ),
+            LawFields("threshold_x+", 0.5, None, None, 999, 1000, second[2], charges[0]),
         ),
+        sound=None if sound is None else SoundFields(240, 1e-13, 0),
     )  # fmt: skip
     plain = schema.read(rows[0].fields, names, Method.NEYMAN_PEARSON)
     assert plain is not None and not plain.pooled
     assert (plain.radius, plain.alpha) == (radius[0], 0.003)
-    assert plain.laws == (LawFields("p", 0.5, None, None, 900, 1000, first[0]),)
+    assert plain.laws == (LawFields("p", 0.5, None, None, 900, 1000, first[0], charges[0]),)
     assert all(schema.read(rows[2].fields, names, method) is None for method in Method)
 
 
 def test_every_row_says_all_that_it_follows_from() -> None:
     made = table([0.25, 0.5, 0.0], [[1.0, 2.0, 3.0]] * 3, [Status.DSRS] * 3)
     columns = schema.columns(made)
-    per_law = ["sigma", "cutoff", "quantile", "draws", "votes", "lower"]
+    per_law = ["sigma", "cutoff", "quantile", "draws", "votes", "charge", "lower"]
     assert list(columns) == [
-        "index", "label", "n", "votes", "dimension", "sigma", "k", "eta", "bounds", "alpha_np",
+        "index", "label", "n", "votes", "draws", "grid", "rounding", "ambiguous", "charge_p",
+        "dimension", "sigma", "k", "eta", "bounds", "alpha_np",
         "alpha_dsrs", "lower_np", "lower_p",
         *(f"{what}_{name}" for name in ("inside_0.5", "threshold_x+") for what in per_law),
         "radius_np", "radius_dsrs", "multiplier_np", "multiplier_p", "multiplier_inside_0.5",

@@ -1,7 +1,7 @@
 """How exact sound draws are, and whether they have their law: what `noise.sound.ROUNDING` rests on.
 
-    python benchmarks/draws.py [--seconds 20]     rounding errors against 60 digits, each law so long
-    python benchmarks/draws.py --law              10^6 draws of each law: p-values (half an hour)
+    python benchmarks/draws.py [--seconds 20]     rounding errors against 60 digits, so long a law
+    python benchmarks/draws.py --law              10^6 draws of each law: p-values (minutes)
 
 The first prints the largest relative errors of a level and of a coordinate, beside the share of
 draws that were ambiguous and what is charged; 16 times an error has to stay below ROUNDING (of a
@@ -22,7 +22,7 @@ from dsrs_jax.noise import RadialLaw, generalized_gaussian, sound
 from dsrs_jax.system.devices import use_all_cores
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
-import exact_draws  # noqa: E402
+import exact_draws
 
 LAWS = [  # d, sigma, k, eta, grid
     (64, 0.5, 28.0, 2.0, 240), (64, 0.5, 0.0, 2.0, 240), (65, 0.5, 31.5, 2.0, 240),
@@ -78,6 +78,7 @@ def errors(seconds: float) -> None:
 def laws(n: int = 1_000_000) -> None:
     print("| d | k | eta | level | first coordinate | second | mean square |")
     print("|--:|--:|--:|--:|--:|--:|--:|")
+    seed = 0
     for dimension in (64, 784, 3072):
         for k in (0.0, dimension / 2 - 2.0):
             for eta in (1.0, 2.0, 3.0):
@@ -91,7 +92,8 @@ def laws(n: int = 1_000_000) -> None:
                     cosines = e[jnp.array([0, numbers.dimension // 2])] / jnp.sqrt(square)
                     return made.level, square, cosines
 
-                keys = jax.random.split(jax.random.key(0), n)
+                seed += 1
+                keys = jax.random.split(jax.random.key(seed), n)
                 program = jax.jit(lambda keys, one=one: jax.lax.map(one, keys, batch_size=512))
                 level, square, cosines = map(np.asarray, program(keys))
                 half = 0.5 * (dimension - 1)

@@ -96,7 +96,7 @@ from dsrs_jax import models
 metadata = models.ModelMetadata("mnist_43", "mnist", (28, 28, 1), 10, 0.5, 380.0, 2.0)
 models.save_model("runs/mnist_43/model", models.build("mnist_43", seed=0), metadata)
 import numpy as np
-images, labels = np.full((2, 28, 28, 1), 0.5, np.float32), np.array([0, 1])
+images, labels = np.full((2, 28, 28, 1), 0.6, np.float32), np.array([0, 1])
 """
     shorter = program.replace("50_000", "200")
     run(f"{model}{shorter}\nassert certificates.radius.shape == (2,)", tmp_path)

@@ -26,7 +26,7 @@ from rich.console import Console
 
 from dsrs_jax import data, noise, report
 from dsrs_jax.bounds import Protocol
-from dsrs_jax.certify import CertificateTable, certify_table, compile_ahead
+from dsrs_jax.certify import certify_table, compile_ahead
 from dsrs_jax.models import Classifier, fingerprint
 from dsrs_jax.run import draws, ending, remarks
 from dsrs_jax.run import settings as options
@@ -36,14 +36,13 @@ from dsrs_jax.system.errors import IncompleteError, UserError
 from dsrs_jax.system.files import folder_or_bucket
 from dsrs_jax.system.heartbeat import Heartbeat, wait_for_others
 from dsrs_jax.system.options import group, option, without
-from dsrs_jax.system.processes import Group, from_first, together
+from dsrs_jax.system.processes import Group
 from dsrs_jax.votes import (
     Kind,
     RecordFolder,
     Sampler,
     SamplingPlan,
     SecondLaw,
-    State,
     VoteTable,
     collect,
     confirm,
@@ -88,7 +87,7 @@ class Settings:
     out: str | None = option(None, "folder or bucket; runs/DATASET", metavar="DIR", often=True)
     prove: bool = option(False, "prove every radius in ball arithmetic", often=True)
     draws: str | None = option(
-        None, "by itself sound, where that costs under 10% of sampling", choices=draws.KINDS
+        None, "by itself sound, where that costs under 10%% of sampling", choices=draws.KINDS
     )
     seed: int = option(0, "of all draws", metavar="SEED")
     batch: int | None = option(None, "draws in flight; votes do not depend on it", metavar="N")
@@ -148,7 +147,10 @@ def run(settings: Settings, words: Sequence[str]) -> None:
                     compiled()
                     _announce_largest_radius(plan, protocol, console)
             with stages("draws"):
-                grid = _grid(settings, plan, classifier, dataset, len(indices), out, first, console)
+                grid = draws.grid_for_all(
+                    settings.draws, earlier_settings(out).get("draws"), dataset, classifier, law,
+                    measure=len(indices) * plan.n >= _WORTH_TUNING, first=first, console=console,
+                )  # fmt: skip
             identity = _identity(settings, plan, classifier, dataset, grid)
             if labels:
                 identity["class_labels"] = labels
@@ -202,7 +204,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
     console.print(f"seconds: {stages}")
     written = f"{out / ending.CERTIFICATES_FILE}, {out / ending.PICTURE_FILE}"
     console.print(written, soft_wrap=True, markup=False)
-    _complain(table, records, proved, again, console)
+    ending.complain(table, records, proved, again, console)
 
 
 def _nothing() -> None:
@@ -223,30 +225,6 @@ class _Stages:
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {seconds:.1f}" for name, seconds in self._seconds.items())
-
-
-def _grid(
-    settings: Settings,
-    plan: SamplingPlan,
-    classifier: Classifier,
-    dataset: data.Dataset,
-    images: int,
-    out: Any,
-    first: bool,
-    console: Console,
-) -> int | None:
-    """The grid of sound draws, or None, as process 0 decides for all."""
-
-    def decide() -> int:
-        if not first:
-            return 0
-        found = draws.grid_of_draws(
-            settings.draws, earlier_settings(out).get("draws"), dataset, classifier, plan.law,
-            measure=images * plan.n >= _WORTH_TUNING, console=console,
-        )  # fmt: skip
-        return found or 0
-
-    return int(from_first(np.array(together(decide), np.int32))) or None
 
 
 def _identity(
@@ -403,25 +381,3 @@ def _gather(
             f"{ending.some(missing)} of {len(indices)} missing (lost processes: {who}); all else "
             f"is kept. This completes them, with any number of processes: {again}"
         )
-
-
-def _complain(
-    table: CertificateTable,
-    records: list[dict[str, Any]],
-    proved: bool,
-    again: str,
-    console: Console,
-) -> None:
-    """IncompleteError for what could not be done."""
-    unreadable = np.flatnonzero(table.votes.state[:, 0] == State.UNREADABLE).tolist()
-    for i in unreadable:
-        # A file's name may hold what no terminal shows, or what would be markup.
-        said = str(records[i][State.UNREADABLE]).encode(errors="backslashreplace").decode()
-        console.print(f"unreadable: {said}", soft_wrap=True, markup=False)
-    if unreadable:
-        raise IncompleteError(
-            f"{ending.some(table.votes.index[unreadable].tolist())} could not be read; all others "
-            f"are done. Fix the files, then: {again}"
-        )
-    if not proved:
-        raise IncompleteError(ending.NOT_PROVED)

@@ -13,6 +13,7 @@ from dsrs_jax import data
 from dsrs_jax.models import Classifier
 from dsrs_jax.noise import RadialLaw
 from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.processes import from_first, together
 from dsrs_jax.votes import Sampler, can_be_sound, tile_size
 
 SOUND, FLOAT32 = KINDS = ("sound", "float32")
@@ -21,7 +22,7 @@ _TRIALS = 5
 _SHORTEST = 0.05  # seconds of a trial
 
 
-def grid_of_draws(
+def grid_for_all(
     wanted: str | None,
     earlier: str | None,
     dataset: data.Dataset,
@@ -29,9 +30,10 @@ def grid_of_draws(
     law: RadialLaw,
     *,
     measure: bool,
+    first: bool,
     console: Console,
 ) -> int | None:
-    """The grid of sound draws, or None for float32 ones; a line says which, and why.
+    """The grid of sound draws, or None for float32 ones, as process 0 decides for all.
 
     Args:
         wanted: "sound", "float32", or None where nobody said.
@@ -39,12 +41,29 @@ def grid_of_draws(
         dataset, classifier, law: what is sampled.
         measure: whether the run is long enough to find out what sound draws cost; a shorter one
             makes them.
+        first: whether this is process 0, which says in a line which ones, and why.
         console: for the line.
 
     Raises:
         UserError: sound draws are wanted and cannot be had.
     """
-    kind = wanted or earlier
+
+    def decide() -> int:
+        if not first:
+            return 0
+        return _grid(wanted or earlier, dataset, classifier, law, measure, console) or 0
+
+    return int(from_first(np.array(together(decide), np.int32))) or None
+
+
+def _grid(
+    kind: str | None,
+    dataset: data.Dataset,
+    classifier: Classifier,
+    law: RadialLaw,
+    measure: bool,
+    console: Console,
+) -> int | None:
     if kind == FLOAT32:
         return None
     problem = "" if can_be_sound() else "this device has no IEEE float64"

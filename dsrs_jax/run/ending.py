@@ -17,9 +17,9 @@ from dsrs_jax.certify import CertificateTable
 from dsrs_jax.proof import kept, schema
 from dsrs_jax.proof.claim import PROVED, read
 from dsrs_jax.proof.schema import Method
-from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.errors import IncompleteError, UserError
 from dsrs_jax.system.files import is_remote, write_whole
-from dsrs_jax.votes import SamplingPlan, drawn, not_finite
+from dsrs_jax.votes import SamplingPlan, State, drawn, not_finite
 
 CERTIFICATES_FILE, PICTURE_FILE = "certificates.csv", "report.png"
 NOT_PROVED = "not every radius is proved: the columns proof_np and proof_dsrs say which, and why"
@@ -105,6 +105,32 @@ def say_not_finite(
             f"had logits that are not finite, of {some(list(odd))}: they count as wrong.",
             soft_wrap=True,
         )
+
+
+def complain(
+    table: CertificateTable,
+    records: Sequence[Mapping[str, Any]],
+    proved: bool,
+    again: str,
+    console: Console,
+) -> None:
+    """Names what could not be done.
+
+    Raises:
+        IncompleteError: there is something.
+    """
+    unreadable = np.flatnonzero(table.votes.state[:, 0] == State.UNREADABLE).tolist()
+    for i in unreadable:
+        # A file's name may hold what no terminal shows, or what would be markup.
+        said = str(records[i][State.UNREADABLE]).encode(errors="backslashreplace").decode()
+        console.print(f"unreadable: {said}", soft_wrap=True, markup=False)
+    if unreadable:
+        raise IncompleteError(
+            f"{some(table.votes.index[unreadable].tolist())} could not be read; all others "
+            f"are done. Fix the files, then: {again}"
+        )
+    if not proved:
+        raise IncompleteError(NOT_PROVED)
 
 
 def some(indices: Sequence[int]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,11 @@ from dsrs_jax import data, models, noise
 from dsrs_jax.bounds import lower_bound, threshold
 from dsrs_jax.certify import certify, evaluate
 from dsrs_jax.run.main import main
+
+
+def less(bound: float, charge: float) -> float:
+    """A bound without what is charged, rounded down."""
+    return max(float(np.nextafter(bound - charge, -1.0)), 0.0)
 
 
 def test_a_run_leaves_certificates_that_hold(
@@ -40,14 +46,19 @@ def test_a_run_leaves_certificates_that_hold(
     )
     radius = np.array([float(row["radius_dsrs"]) for row in certified])
     # The bounds follow from the counts in the file, the radii from the bounds and multipliers.
+    # They are sound draws: what lies between them and the law is taken off.
+    charges = [noise.sound.charge(each, 240) for each in (law, *inside)]
     for i, row in enumerate(certified):
-        assert bounds[i, 0] == lower_bound(int(row["votes"]), 2000, share)
+        assert row["draws"] == "sound" and row["grid"] == "240" and row["ambiguous"] == "0"
+        assert bounds[i, 0] == less(lower_bound(int(row["votes"]), 2000, share), charges[0])
         for j, name in enumerate(names, start=1):
             count, drawn = int(row[f"votes_{name}"]), int(row[f"draws_{name}"])
-            assert bounds[i, j] == lower_bound(count, drawn, share)
+            assert bounds[i, j] == less(lower_bound(count, drawn, share), charges[j])
+            assert float(row[f"charge_{name}"]) == charges[j]
     value, error_bound = evaluate([law, *inside], bounds, multipliers, radius)
     assert np.all(value - error_bound > 0.5)
-    plain = certify(law, lower_bound([int(row["votes"]) for row in rows], 2000, 0.001))
+    alone = lower_bound([int(row["votes"]) for row in rows], 2000, 0.001)
+    plain = certify(law, [less(bound, charges[0]) for bound in alone])
     np.testing.assert_array_equal([float(row["radius_np"]) for row in rows], plain.radius)
 
     assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
@@ -102,15 +113,18 @@ def test_laws_that_are_drawn_separately(model: str, tmp_path: Path) -> None:
     pooled = [row for row in rows if int(row["votes"]) == n]
     assert pooled  # with next to no noise some image is always right
     for row in rows:
-        lower = float(lower_bound(int(row["votes"]), n, 0.0005))
+        lower = float(lower_bound(int(row["votes"]), n, 0.0005))  # by which the rule goes
         if int(row["votes"]) == n:
             # Neyman-Pearson from 2N draws of P, at P's own share of alpha.
             bound = lower_bound(n + int(row["votes_threshold_x+"]), 2 * n, 0.0005)
+            bound = less(bound, noise.sound.charge(law, 240))
             assert float(row["lower_p"]) == bound
             assert float(row["radius_dsrs"]) == certify(law, [bound]).radius[0]
         elif lower > 0.5:
             q = law.truncated(threshold("x+", lower))
-            again = certify(law, [lower], [q], [[float(row["lower_threshold_x+"])]])
+            bounds = [float(row["lower_p"])], [float(row["lower_threshold_x+"])]
+            assert bounds[0] == [less(lower, noise.sound.charge(law, 240))]
+            again = certify(law, bounds[0], [q], [bounds[1]])
             assert float(row["radius_dsrs"]) == again.radius[0]
     # Two rules that pool have the same second sample: it counts once.
     both = [*command[:-1], str(tmp_path / "both"), "--q-threshold", "x2+"]
@@ -119,7 +133,67 @@ def test_laws_that_are_drawn_separately(model: str, tmp_path: Path) -> None:
         if int(row["votes"]) == n:
             assert row["votes_threshold_x2+"] == alone["votes_threshold_x+"]
             bound = lower_bound(n + int(row["votes_threshold_x+"]), 2 * n, 0.001 / 3)
+            bound = less(bound, noise.sound.charge(law, 240))
             assert float(row["lower_p"]) == bound
+
+
+def npz_of(path: Path, images: np.ndarray, labels: np.ndarray) -> list[str]:
+    np.savez(path, images=images, labels=labels)
+    return ["--dataset", "npz", "--data-dir", str(path)]
+
+
+def test_a_run_says_its_draws_and_goes_on_with_them(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["certify", "--model", model, "--n", "500", "--stop", "3", "--q-inside", "0.5"]
+    command += ["--out", str(tmp_path / "run")]
+    assert main([*command, "--draws", "float32", "--prove"]) == 0
+    printed = capsys.readouterr().out
+    assert "Draws: sound" not in printed and "The draws, floating-point" in printed
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (settings["draws"], settings["grid"]) == ("float32", None)
+    assert {row["draws"] for row in rows_of(tmp_path / "run")} == {"float32"}
+    table = (tmp_path / "run" / "certificates.csv").read_bytes()
+    assert main([*command, "--prove"]) == 0  # as it began
+    assert (tmp_path / "run" / "certificates.csv").read_bytes() == table
+    capsys.readouterr()
+    assert main([*command, "--draws", "sound"]) == 2
+    assert 'made with draws = "float32", not "sound"' in capsys.readouterr().err
+
+
+def test_images_on_no_grid_have_no_sound_draws(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = data.load("digits")
+    dim = digits.images[:3] * np.float32(0.7123)
+    command = ["certify", "--model", model, "--n", "500", "--q-inside", "0.5"]
+    command += npz_of(tmp_path / "dim.npz", dim, digits.labels[:3])
+    assert main([*command, "--draws", "sound", "--out", str(tmp_path / "sound")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "lie on no grid" in error and "--draws float32" in error
+    assert not (tmp_path / "sound" / "votes").exists()
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert "Draws: float32, which no proof covers (the images lie on no grid" in printed
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["draws"] == "float32"
+    # The same images on a grid finer than 1/255 have them.
+    fine = np.rint(dim * 1020) / 1020
+    command = [*command[:-1], str(tmp_path / "fine.npz")]
+    np.savez(tmp_path / "fine.npz", images=fine, labels=digits.labels[:3])
+    assert main([*command, "--out", str(tmp_path / "fine")]) == 0
+    assert "Draws: sound, on a grid of 1/1020." in capsys.readouterr().out
+    assert {row["grid"] for row in rows_of(tmp_path / "fine")} == {"1020"}
+
+
+def test_the_kind_of_draws_of_a_long_run_is_measured(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["certify", "--model", model, "--n", "1000000", "--stop", "1", "--q-inside", "0.5"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    kind = json.loads((tmp_path / "config.json").read_text())["draws"]
+    found = re.search(rf"Draws: {kind}.*?([0-9.]+)% more time than float32", printed)
+    assert found and (float(found[1]) < 10.0) == (kind == "sound")
 
 
 def test_the_grid_keeps_the_last_multiple_that_certifies(model: str, tmp_path: Path) -> None:
@@ -165,6 +239,7 @@ def test_the_grid_keeps_the_last_multiple_that_certifies(model: str, tmp_path: P
         (["--q-threshold", "x3"], "x2"),
         (["--noise", "gaussian", "--k", "3"], "k = 0"),
         (["--n", "many"], "invalid int"),
+        (["--draws", "exact"], "invalid choice"),
         (["--colour", "red"], "unrecognized"),
     ],
 )

@@ -22,6 +22,7 @@ from dsrs_jax.votes import Sampler, State, Votes, VoteTable, count_votes, kernel
 LAW = noise.generalized_gaussian(64, 0.5, 28)
 INSIDE = [LAW.truncated(b) for b in (0.3, 0.8)]
 CUTOFFS = [law.cutoff for law in INSIDE if law.cutoff is not None]
+GRIDS = [None, 240]  # float32 draws, and sound ones
 NAMES = ("p", "inside_0.3", "inside_0.8")
 
 
@@ -37,10 +38,13 @@ def classifier() -> models.Classifier:
     return models.Classifier.from_model(models.build("digits_cnn", seed=0), metadata)
 
 
-def test_votes_have_the_probability_of_the_law_inside_every_cutoff() -> None:
+@pytest.mark.parametrize("grid", GRIDS)
+def test_votes_have_the_probability_of_the_law_inside_every_cutoff(grid: int | None) -> None:
     n = 40_000
     images = np.full((2, 8, 8, 1), 0.6, dtype=np.float32)
-    counted = count_votes(half_space, images, np.array([1, 0]), LAW, n, inside=INSIDE, seed=3)
+    counted = count_votes(
+        half_space, images, np.array([1, 0]), LAW, n, inside=INSIDE, seed=3, grid=grid
+    )
     assert counted.names == NAMES and counted.laws == (LAW, *INSIDE)
     assert counted.draws[:, 0].tolist() == [n, n]
     for j, law in enumerate(INSIDE, start=1):
@@ -53,7 +57,8 @@ def test_votes_have_the_probability_of_the_law_inside_every_cutoff() -> None:
     random = np.random.default_rng(0)
     level = stats.gamma(LAW.shape).rvs(1_000_000, random_state=random)
     cosine = 2 * stats.beta(31.5, 31.5).rvs(1_000_000, random_state=random) - 1
-    above = LAW.scale * np.sqrt(level) * cosine + 0.6 > 0.5
+    first = LAW.scale * np.sqrt(level) * cosine
+    above = (first if grid is None else np.rint(first * grid) / grid) + 0.6 > 0.5
     for j, cutoff in enumerate([np.inf, *CUTOFFS]):
         share = above[level <= cutoff].mean()
         drawn = counted.draws[:, j]
@@ -62,7 +67,10 @@ def test_votes_have_the_probability_of_the_law_inside_every_cutoff() -> None:
         assert abs(counted.votes[1, j] / drawn[1] - (1 - share)) < spread
 
 
-def test_votes_do_not_depend_on_batch_block_or_order(classifier: models.Classifier) -> None:
+@pytest.mark.parametrize("grid", GRIDS)
+def test_votes_do_not_depend_on_batch_block_or_order(
+    classifier: models.Classifier, grid: int | None
+) -> None:
     digits = data.load("digits")
     chosen = np.array([0, 5, 10, 15])
 
@@ -76,6 +84,7 @@ def test_votes_do_not_depend_on_batch_block_or_order(classifier: models.Classifi
             indices=rows,
             inside=INSIDE,
             batch=batch,
+            grid=grid,
         )
 
     straight = count(chosen, None)
@@ -105,11 +114,14 @@ metadata = models.ModelMetadata("digits_cnn", "digits", (8, 8, 1), 10, 0.5, 28.0
 classifier = models.Classifier.from_model(models.build("digits_cnn", seed=0), metadata)
 digits = data.load("digits")
 # Five images, for 8 devices or more one call in which some are cut between two of them.
-counted = count_votes(
-    classifier, digits.images[:5], digits.labels[:5], law, 9000, first=500,
-    inside=[law.truncated(0.3), law.truncated(0.8)],
-)
-print(json.dumps([jax.device_count(), counted.draws.tolist(), counted.votes.tolist()]))
+counted = [
+    count_votes(
+        classifier, digits.images[:5], digits.labels[:5], law, 9000, first=500,
+        inside=[law.truncated(0.3), law.truncated(0.8)], grid=grid,
+    )
+    for grid in (None, 240)
+]
+print(json.dumps([[jax.device_count(), one.draws.tolist(), one.votes.tolist()] for one in counted]))
 """
     devices = jax.device_count() + 7
     flags = f"--xla_force_host_platform_device_count={devices}"
@@ -121,17 +133,21 @@ print(json.dumps([jax.device_count(), counted.draws.tolist(), counted.votes.toli
         check=True,
     )
     digits = data.load("digits")
-    here = count_votes(
-        classifier, digits.images[:5], digits.labels[:5], LAW, 9000, first=500, inside=INSIDE
-    )
-    assert json.loads(done.stdout) == [devices, here.draws.tolist(), here.votes.tolist()]
+    for grid, there in zip(GRIDS, json.loads(done.stdout), strict=True):
+        here = count_votes(
+            classifier, digits.images[:5], digits.labels[:5], LAW, 9000, first=500, inside=INSIDE,
+            grid=grid,
+        )  # fmt: skip
+        assert there == [devices, here.draws.tolist(), here.votes.tolist()]
 
 
-def test_more_draws_go_on_where_the_first_ended() -> None:
+@pytest.mark.parametrize("grid", GRIDS)
+def test_more_draws_go_on_where_the_first_ended(grid: int | None) -> None:
     images = np.full((1, 8, 8, 1), 0.6, dtype=np.float32)
 
     def count(n: int, first: int) -> int:
-        return int(count_votes(half_space, images, [1], LAW, n, first=first).votes[0, 0])
+        counted = count_votes(half_space, images, [1], LAW, n, first=first, grid=grid)
+        return int(counted.votes[0, 0])
 
     assert count(2000, 0) + count(1000, 2000) == count(3000, 0)
 
@@ -150,13 +166,14 @@ def test_the_last_numbers_of_the_domain_are_drawn_as_any_other() -> None:
     assert count(2000, last - 3000)[0] + count(1000, last - 1000)[0] == count(3000, last - 3000)[0]
 
 
-def test_votes_do_not_depend_on_the_default_generator() -> None:
+@pytest.mark.parametrize("grid", GRIDS)
+def test_votes_do_not_depend_on_what_the_process_has_set(grid: int | None) -> None:
     images = np.full((1, 8, 8, 1), 0.6, dtype=np.float32)
-    plain = count_votes(half_space, images, [1], LAW, 2000)
+    plain = count_votes(half_space, images, [1], LAW, 2000, grid=grid)
     with jax.default_prng_impl("rbg"):
-        other = count_votes(half_space, images, [1], LAW, 2000)
+        other = count_votes(half_space, images, [1], LAW, 2000, grid=grid)
     with jax.threefry_partitionable(False):
-        older = count_votes(half_space, images, [1], LAW, 2000)
+        older = count_votes(half_space, images, [1], LAW, 2000, grid=grid)
     assert plain.votes.tolist() == other.votes.tolist() == older.votes.tolist()
 
 
@@ -170,8 +187,9 @@ def test_every_law_has_its_own_draws() -> None:
     assert len(seen) > 1
 
 
-def test_a_law_for_each_image_draws_as_that_law_alone() -> None:
-    images, sampler = np.full((2, 8, 8, 1), 0.6, dtype=np.float32), Sampler(half_space)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_law_for_each_image_draws_as_that_law_alone(grid: int | None) -> None:
+    images, sampler = np.full((2, 8, 8, 1), 0.6, dtype=np.float32), Sampler(half_space, grid=grid)
     both = sampler.start(images, [1, 1], INSIDE, 1000).result()
     for i, law in enumerate(INSIDE):
         one = sampler.start(images[i : i + 1], [1], law, 1000, indices=[i]).result()

@@ -38,8 +38,9 @@ def cells_of(images: Float32[np.ndarray, "*shape"], grid: int) -> Int32[np.ndarr
 
 
 def _lies_on(images: np.ndarray, grid: int) -> bool:
-    # As a network sees a cell: its number as a float32, divided by the grid's.
-    if not np.all(np.abs(images) < 2.0**20):  # nan too; with room for the noise in an int32
+    # As a network sees a cell: the float32 next to the quotient. Beyond 2^24 cells these are no
+    # longer told apart, and nan is no number of cells.
+    if not np.all(np.abs(images) < 2.0**24 / grid):
         return False
     return bool(np.all(_nearest(images, grid).astype(np.float32) / np.float32(grid) == images))
 

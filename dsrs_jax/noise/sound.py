@@ -26,13 +26,17 @@ from jaxtyping import Array, Bool, Float64, Int32, Key, UInt64
 
 from dsrs_jax.noise.radial import RadialLaw, excess_near
 
-# Relative error of a level; of a coordinate it is this over min(1, eta). At least 16 times what
-# was measured against 60 digits (benchmarks/draws.py), and for sums of up to 150,528 squares in
-# the worst case, too.
+# Relative error of a level; of a coordinate it is this over min(1, eta). 16 times what is measured
+# against 60 digits (benchmarks/sound.py) is less, and so is twice the worst case of all roundings
+# together (the power of a shape below 1; a sum of 150,528 squares), in whatever order a compiler
+# makes them.
 ROUNDING = 1e-13
 # A normal deviate of 64-bit uniforms is no larger: sqrt(2 * 65 log 2) = 9.493.
 _LARGEST_DEVIATE = 9.5
-_AT_ONCE = 512
+_AT_ONCE = 512  # terms of a sum
+# A deviate that makes so little of 1 + spread * deviate: at shape 1 two of 10^5 levels are such,
+# at shape 4 two of 10^9.
+_CANCELLED = 1.0 / 32.0
 _TOP = 1 << 63
 
 
@@ -150,10 +154,12 @@ def _sum(terms: Float64[Array, " terms"]) -> Float64[Array, ""]:
     return jnp.sum(lax.optimization_barrier(jnp.sum(rows, axis=1)))
 
 
-class _Attempt(NamedTuple):
-    """At a level: how many there were, and whether rounding may have decided one of them."""
+class Attempt(NamedTuple):
+    """At a level: what it gives, whether it is accepted, and whether rounding may decide that.
 
-    number: Int32[Array, ""]
+    Undecided too is a level of which ROUNDING does not hold.
+    """
+
     level: Float64[Array, ""]
     accepted: Bool[Array, ""]
     undecided: Bool[Array, ""]
@@ -161,36 +167,46 @@ class _Attempt(NamedTuple):
 
 def _level(law: RadialLaw, key: Key[Array, ""]) -> tuple[Float64[Array, ""], Bool[Array, ""]]:
     """A level, and whether rounding may have decided which one it is."""
+
+    def more(state: tuple[Int32[Array, ""], Attempt]) -> Bool[Array, ""]:
+        return ~state[1].accepted
+
+    def again(state: tuple[Int32[Array, ""], Attempt]) -> tuple[Int32[Array, ""], Attempt]:
+        number, last = state
+        bits = jax.random.bits(jax.random.fold_in(key, number), (4,), jnp.uint64)
+        now = attempt(law, bits)
+        return number + 1, now._replace(undecided=now.undecided | last.undecided)
+
+    nothing = Attempt(jnp.float64(0.0), jnp.bool_(False), jnp.bool_(False))
+    _, found = lax.while_loop(more, again, (jnp.int32(0), nothing))
+    return found.level, found.undecided
+
+
+def attempt(law: RadialLaw, bits: UInt64[Array, " four"]) -> Attempt:
+    """An attempt of Marsaglia and Tsang's, from length, acceptance, angle, a power's uniform."""
     shape = jnp.asarray(law.shape, jnp.float64)
     small = shape < 1.0
     start = jnp.where(small, shape + 1.0, shape) - 1.0 / 3.0
     spread = 1.0 / jnp.sqrt(9.0 * start)
     cutoff = jnp.inf if law.cutoff is None else law.cutoff
-
-    def attempt(last: _Attempt) -> _Attempt:
-        bits = jax.random.bits(jax.random.fold_in(key, last.number), (4,), jnp.uint64)
-        minus_log = _minus_log(bits[:2])
-        deviate = jnp.sqrt(2.0 * minus_log[0]) * _turn(bits[2])[0]
-        root = 1.0 + spread * deviate
-        t = spread * deviate * (3.0 + spread * deviate * (3.0 + spread * deviate))  # v - 1
-        v = jnp.maximum(root, 1e-100) ** 3
-        over = jnp.where(jnp.abs(t) < 0.2, excess_near(t), t - _log(v))  # v - 1 - log v
-        half_square = 0.5 * deviate * deviate
-        room = half_square - start * over + minus_log[1]  # accepted where positive
-        terms = 1.0 + half_square + start * over + minus_log[1]
-        # Gamma(a) = Gamma(a + 1) U^(1/a), by the same authors.
-        level = (
-            start * v * lax.cond(small, lambda: jnp.exp(-_minus_log(bits[3]) / shape), lambda: 1.0)
-        )
-        accepted = (root > 0.0) & (room > 0.0)
-        unsure = (jnp.abs(room) <= ROUNDING * terms) | (jnp.abs(root) <= ROUNDING)
-        unsure |= jnp.abs(level - cutoff) <= ROUNDING * level
-        undecided = last.undecided | unsure
-        return _Attempt(last.number + 1, level, accepted & (level <= cutoff), undecided)
-
-    none = _Attempt(jnp.int32(0), jnp.float64(0.0), jnp.bool_(False), jnp.bool_(False))
-    found = lax.while_loop(lambda last: ~last.accepted, attempt, none)
-    return found.level, found.undecided
+    minus_log = _minus_log(bits[:2])
+    deviate = jnp.sqrt(2.0 * minus_log[0]) * _turn(bits[2])[0]
+    root = 1.0 + spread * deviate
+    t = spread * deviate * (3.0 + spread * deviate * (3.0 + spread * deviate))  # v - 1
+    v = jnp.maximum(root, 1e-100) ** 3
+    over = jnp.where(jnp.abs(t) < 0.2, excess_near(t), t - _log(v))  # v - 1 - log v
+    half_square = 0.5 * deviate * deviate
+    room = half_square - start * over + minus_log[1]  # accepted where positive
+    terms = 1.0 + half_square + start * over + minus_log[1]
+    # Gamma(a) = Gamma(a + 1) U^(1/a), by the same authors.
+    power = lax.cond(small, lambda: jnp.exp(-_minus_log(bits[3]) / shape), lambda: 1.0)
+    level = start * v * power
+    accepted = (root > 0.0) & (room > 0.0) & (level <= cutoff)
+    undecided = (jnp.abs(room) <= ROUNDING * terms) | (jnp.abs(root) <= ROUNDING)
+    # Where 1 + spread * deviate cancels, v and log v lose digits.
+    undecided |= (root > 0.0) & (root < _CANCELLED) & (room > -1.0)
+    undecided |= jnp.abs(level - cutoff) <= ROUNDING * level
+    return Attempt(level, accepted, undecided)
 
 
 def _fraction(bits: UInt64[Array, "*rows"]) -> Float64[Array, "*rows"]:

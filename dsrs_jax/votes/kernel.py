@@ -207,7 +207,9 @@ def _seen(one: Block, keys: Key[Array, " tile"], grid: int | None) -> _Seen:
     drawn = jax.vmap(sound.draw, in_axes=(None, 0, None))(one.laws, keys, grid)
     cells = one.images[None] + drawn.cells.reshape(shape)
     return _Seen(
-        cells.astype(jnp.float32) / jnp.float32(grid),
+        # In float64, so that it is the float32 next to the quotient, as NumPy's is: a compiler
+        # multiplies by 1/grid instead, which is exact enough here and would not be in float32.
+        (cells.astype(jnp.float64) / grid).astype(jnp.float32),
         drawn.level * (1.0 - sound.ROUNDING),
         drawn.level * (1.0 + sound.ROUNDING),
         drawn.ambiguous,

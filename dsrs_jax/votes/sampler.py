@@ -31,6 +31,7 @@ from dsrs_jax.votes.kernel import (
 )
 from dsrs_jax.votes.table import SoundDraws, State, VoteTable
 
+_SAMPLING = 0x5341_4D50  # beyond the number of any key that is split off a seed
 # What `Sampler.tune` tries, and when it is content.
 _TILES_IN_FLIGHT = (1, 2, 4, 8)
 _TRIALS = 3
@@ -149,7 +150,8 @@ class Sampler:
             self._model = jax.tree.map(jnp.asarray, self._model)
         _whole(seed, 0, SEEDS, "the seed")
         # By name: another default generator (jax_default_prng_impl) must not change a vote.
-        self._key = jax.random.key(seed, impl="threefry2x32")
+        # Apart from the keys of a training of the same seed: the noise must not know the network.
+        self._key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _SAMPLING)
         self._real = np.float32 if grid is None else np.float64
         self._cutoffs = np.asarray([*cutoffs, np.inf], dtype=self._real)
         self._on_smaller = on_smaller

@@ -103,6 +103,37 @@ def test_a_level_beside_the_cutoff_is_undecided() -> None:
             assert made.level[0] == (0.0 if undecided else plain.level[0])
 
 
+@pytest.mark.parametrize("shape", [0.3, 1.0, 2.0, 4.0])
+def test_a_level_that_lost_its_digits_is_undecided(shape: float) -> None:
+    """Bits whose deviate nearly cancels 1 + spread * deviate, beside the edge of acceptance."""
+    law, n = generalized_gaussian(64, 0.5, 32.0 - shape), 3_000
+    start = shape + (shape < 1.0) - 1.0 / 3.0
+    random = np.random.default_rng(12)
+    lowest = max(-14.0, -44.0 / (3.0 * start * math.log(10.0)))  # lower: no uniform accepts it
+    root = 10.0 ** random.uniform(lowest, -0.3, n)
+    deviate = (1.0 - root) * 3.0 * math.sqrt(start)
+    accepts = 0.5 * deviate**2 + start * (1.0 - root**3 + 3.0 * np.log(root))
+    bits = np.empty((n, 4), np.uint64)
+    bits[:, 0] = np.exp(-0.5 * deviate**2) * 2.0**64
+    bits[:, 1] = np.exp(np.minimum(accepts + random.uniform(-1.5, 3.0, n), -1e-9)) * 2.0**64
+    bits[:, 2] = random.integers(2**63 - 2**30, 2**63 + 2**30, n, np.uint64)
+    bits[:, 3] = random.integers(0, 2**64, n, np.uint64)
+    with jax.enable_x64(True):
+        made = jax.tree.map(np.asarray, _attempts(as_numbers(law), jnp.asarray(bits)))
+    for level, accepted, undecided, four in zip(*made, bits.tolist(), strict=True):
+        exact = exact_draws.attempted(law, four)
+        assert undecided or accepted == (exact is not None)
+        if accepted and not undecided:
+            assert abs(level - exact) < exact * (sound.ROUNDING / 2)
+    assert 0.03 < made.undecided.mean() < 0.6
+    assert 0.1 < made.accepted.mean() < 0.9
+
+
+@functools.partial(jax.jit)
+def _attempts(law, bits):
+    return jax.lax.map(lambda four: sound.attempt(law, four), bits, batch_size=256)
+
+
 def test_what_no_cell_holds_is_ambiguous() -> None:
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(3), 50)

@@ -54,24 +54,31 @@ def uniform(bits: int) -> arb:
 
 def level_of(law: RadialLaw, tries: np.ndarray) -> arb:
     """The level that the attempts' bits give; rejections by the law's cutoff count as others."""
+    for four in tries.tolist():
+        level = attempted(law, four)
+        if level is not None:
+            return level
+    raise AssertionError("too few attempts")
+
+
+def attempted(law: RadialLaw, four: list[int]) -> arb | None:
+    """The level of one attempt, if it is accepted."""
     shape = (law.dimension - 2 * arb(law.k)) / arb(law.eta)
     small = bool(shape < 1)
     start = shape + small - arb(1) / 3
-    for first, second, third, fourth in tries.tolist():
-        # `noise.sound` takes the acceptance from the second number, the angle from the third.
-        deviate = (-2 * uniform(first).log()).sqrt() * (2 * uniform(third)).cos_pi()
-        root = 1 + deviate / (9 * start).sqrt()
-        if root < 0:
-            continue
-        v = root**3
-        if not uniform(second).log() < deviate**2 / 2 + start * (1 - v + v.log()):
-            continue
-        level = start * v
-        if small:
-            level *= uniform(fourth) ** (1 / shape)
-        if law.cutoff is None or level < law.cutoff:
-            return level
-    raise AssertionError("too few attempts")
+    # `noise.sound` takes the acceptance from the second number, the angle from the third.
+    first, second, third, fourth = four
+    deviate = (-2 * uniform(first).log()).sqrt() * (2 * uniform(third)).cos_pi()
+    root = 1 + deviate / (9 * start).sqrt()
+    if root < 0:
+        return None
+    v = root**3
+    if not uniform(second).log() < deviate**2 / 2 + start * (1 - v + v.log()):
+        return None
+    level = start * v
+    if small:
+        level *= uniform(fourth) ** (1 / shape)
+    return level if law.cutoff is None or level < law.cutoff else None
 
 
 def scale_of(law: RadialLaw) -> arb:

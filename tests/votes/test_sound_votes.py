@@ -14,7 +14,7 @@ from dsrs_jax.bounds import Protocol, lower_bound
 from dsrs_jax.certify import certify_table
 from dsrs_jax.noise import gaussian, generalized_gaussian, sound
 from dsrs_jax.system.errors import UserError
-from dsrs_jax.votes import Sampler, SoundDraws, State, VoteTable, count_votes, kernel
+from dsrs_jax.votes import Sampler, SoundDraws, State, VoteTable, count_votes, kernel, sampler
 
 ALPHA = 0.001
 LAW = generalized_gaussian(64, 0.5, 28)
@@ -56,17 +56,21 @@ def test_an_attack_on_floating_point_gains_nothing_against_sound_draws() -> None
         assert abs(votes[0] - votes[1]) < 5 * np.sqrt(n / 2)
 
 
-def on_the_grid(grid: Array, images: Array) -> Array:
-    """Class 0 where every pixel is a float32 whole number over `grid`, divided as NumPy divides."""
-    nearest = jnp.round(images * grid)
-    exact = jnp.all(images == nearest / grid, axis=(1, 2, 3)).astype(jnp.float32)
+def on_the_grid(grid: Array, quotients: Array, images: Array) -> Array:
+    """Class 0 where every pixel is one of NumPy's quotients m/grid, |m| < 5000."""
+    nearest = jnp.round(images * grid).astype(jnp.int32) + 5000
+    exact = jnp.all(images == quotients[nearest], axis=(1, 2, 3)).astype(jnp.float32)
     return jnp.stack([exact, 1.0 - exact], axis=1)
 
 
-def test_a_network_sees_nothing_but_cells() -> None:
-    images = np.random.default_rng(0).integers(0, 241, (2, 8, 8, 1)).astype(np.float32) / 240
-    model = jax.tree_util.Partial(on_the_grid, jnp.float32(240))
-    assert count_votes(model, images, [0, 0], LAW, 4000, grid=240).votes.tolist() == [[4000]] * 2
+@pytest.mark.parametrize("grid", [240, 255, 510])
+def test_a_network_sees_nothing_but_cells(grid: int) -> None:
+    """To the last bit what it sees of an image without noise: the float32 next to m/grid."""
+    cells = np.random.default_rng(0).integers(0, grid + 1, (2, 8, 8, 1)).astype(np.float32)
+    images = cells / np.float32(grid)
+    quotients = np.arange(-5000, 5001).astype(np.float32) / np.float32(grid)
+    model = jax.tree_util.Partial(on_the_grid, jnp.float32(grid), jnp.asarray(quotients))
+    assert count_votes(model, images, [0, 0], LAW, 4000, grid=grid).votes.tolist() == [[4000]] * 2
     assert count_votes(model, images, [0, 0], LAW, 4000).votes.max() < 10
 
 
@@ -112,7 +116,8 @@ def test_ambiguous_draws_have_no_vote_and_count_inside() -> None:
 def test_a_level_beside_a_cutoff_counts_as_it_lowers_the_bound(step: float) -> None:
     with jax.enable_x64(True):
         key = jax.random.key(0, impl="threefry2x32")
-        for word in (0, kernel.stream(LAW), 0):  # image, law, draw
+        # What draws for: sampling, image, law, draw.
+        for word in (sampler._SAMPLING, 0, kernel.stream(LAW), 0):
             key = jax.random.fold_in(key, np.uint32(word))
         numbers = jax.tree.map(np.float64, LAW.as_truncated())
         level = float(jax.jit(lambda key: sound.draw(numbers, key, 240).level)(key))

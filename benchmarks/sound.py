@@ -1,7 +1,7 @@
 """How exact sound draws are, and whether they have their law: what `noise.sound.ROUNDING` rests on.
 
-    python benchmarks/draws.py [--seconds 20]     rounding errors against 60 digits, so long a law
-    python benchmarks/draws.py --law              10^6 draws of each law: p-values (minutes)
+    python benchmarks/sound.py [--seconds 20]     rounding errors against 60 digits, so long a law
+    python benchmarks/sound.py --law              10^6 draws of each law: p-values (minutes)
 
 The first prints the largest relative errors of a level and of a coordinate, beside the share of
 draws that were ambiguous and what is charged; 16 times an error has to stay below ROUNDING (of a

@@ -16,6 +16,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import mpmath
@@ -27,6 +28,7 @@ from dsrs_jax.proof import schema
 from dsrs_jax.proof.bound import lower_bound
 from dsrs_jax.proof.claim import PROVED, Claim, prove, read, shrunk, solve
 from dsrs_jax.proof.enclosure import enclose
+from dsrs_jax.proof.rows import parse
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
@@ -54,7 +56,7 @@ def certificates(count: int, seed: int) -> Iterator[tuple]:
         right = [1 - wrong, *(1 - wrong * 10 ** rng.uniform(-1.5, 0.0, rows) for _ in extra)]
         votes = np.minimum(np.round(N * np.stack(right, axis=1)), N).astype(int)
         table = dsrs_jax.VoteTable.from_counts((law, *extra), votes, N)
-        result = dsrs_jax.certify_table(table, dsrs_jax.Protocol(ALPHA)).dsrs
+        result = dsrs_jax.certify_table(table, dsrs_jax.Protocol(ALPHA, base_share=None)).dsrs
         for i in np.flatnonzero(result.radius > 0).tolist():
             made += 1
             weights = result.multipliers[i].tolist()
@@ -62,7 +64,8 @@ def certificates(count: int, seed: int) -> Iterator[tuple]:
 
 
 def bounds(counts: list[int], alpha: float = ALPHA) -> list[arb]:
-    return [lower_bound(count, N, alpha, len(counts)) for count in counts]
+    share = Fraction(1, len(counts))
+    return [lower_bound(count, N, alpha, share) for count in counts]
 
 
 def contains(count: int) -> None:
@@ -96,8 +99,9 @@ def contains(count: int) -> None:
 
 def claim_of(laws: tuple, counts: list[int], multipliers: list[float], radius: float) -> Claim:
     size = len(counts)
+    shares = (Fraction(1, size),) * size
     return Claim(
-        family_of(laws), tuple(counts), (N,) * size, ALPHA, size, tuple(multipliers), radius
+        family_of(laws), tuple(counts), (N,) * size, ALPHA, shares, tuple(multipliers), radius
     )
 
 
@@ -167,7 +171,8 @@ def refuses(count: int) -> None:
             lower = [
                 mpmath.mpf(int(m)) * mpmath.mpf(2) ** int(e)
                 for m, e in (
-                    lower_bound(v, N, claim.alpha, claim.parts).man_exp() for v in claim.votes
+                    lower_bound(v, N, claim.alpha, share).man_exp()
+                    for v, share in zip(claim.votes, claim.shares, strict=True)
                 )
             ]
             wrongly += thirty_digits.g(again, lower, claim.multipliers, claim.radius) < 0.5
@@ -193,7 +198,7 @@ def published(directory: str, every: int, offset: int) -> None:
         studies += 1
         protocol = dataclasses.replace(loaded.protocol, bound=dsrs_jax.Bound.ONE_SIDED)
         made = published_study.certify_with(loaded, [0], protocol).certificates
-        lines, names = schema.parse(schema.text(schema.columns(made)), options.model_name)
+        lines, names = parse(schema.text(schema.columns(made)), options.model_name)
         claims = [
             read(line.fields, names, method)
             for line in lines[offset::every]

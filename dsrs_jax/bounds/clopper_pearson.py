@@ -20,7 +20,7 @@ MOST_DRAWS = 10**9
 _AGREES = 1e-9
 
 
-def lower_bound(votes: Numbers, draws: Numbers, alpha: float) -> NDArray[np.float64]:
+def lower_bound(votes: Numbers, draws: Numbers, alpha: Numbers) -> NDArray[np.float64]:
     """One-sided lower bound: P(bound > true probability) <= alpha, for `votes` of `draws`.
 
     The p that solves I_p(votes, draws - votes + 1) = alpha, rounded down; 0 without a vote.
@@ -29,7 +29,7 @@ def lower_bound(votes: Numbers, draws: Numbers, alpha: float) -> NDArray[np.floa
         votes: whole numbers, 0 <= votes <= draws; any shape, broadcast against `draws`.
         draws: number of draws, fixed before sampling, at most `MOST_DRAWS` (0 allowed: the bound
             is then 0).
-        alpha: failure probability of this one bound, in (0, 1).
+        alpha: failure probability of this one bound, in (0, 1); one, or what broadcasts.
 
     Raises:
         UserError: an argument is outside its domain.
@@ -44,7 +44,7 @@ def lower_bound(votes: Numbers, draws: Numbers, alpha: float) -> NDArray[np.floa
 
 
 def interval(
-    votes: Numbers, draws: Numbers, alpha: float
+    votes: Numbers, draws: Numbers, alpha: Numbers
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Two-sided interval at confidence 1 - alpha: alpha/2 on each side, rounded outward.
 
@@ -52,8 +52,9 @@ def interval(
     """
     count, total = _checked(votes, draws)
     _check_alpha(alpha)
-    low = lower_bound(count, total, alpha / 2)
-    high = np.nextafter(1.0 - lower_bound(total - count, total, alpha / 2), 2.0)
+    half = np.asarray(alpha, dtype=np.float64) / 2
+    low = lower_bound(count, total, half)
+    high = np.nextafter(1.0 - lower_bound(total - count, total, half), 2.0)
     return low, np.asarray(np.minimum(high, 1.0))
 
 
@@ -82,9 +83,10 @@ def recover_votes(low: Numbers, high: Numbers, draws: int, alpha: float) -> NDAr
     return np.where(agree, first, -1)
 
 
-def _check_alpha(alpha: float) -> None:
-    if not 0.0 < alpha < 1.0:
-        raise UserError(f"alpha must lie in (0, 1), got {alpha:g}")
+def _check_alpha(alpha: Numbers) -> None:
+    given = np.asarray(alpha, dtype=np.float64)
+    if not np.all(inside := (given > 0.0) & (given < 1.0)):
+        raise UserError(f"alpha must lie in (0, 1), got {given[~inside].ravel()[0]:g}")
 
 
 def _checked(votes: Numbers, draws: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -21,6 +21,7 @@ class Status(enum.StrEnum):
     """What a row's DSRS radius rests on, or why no second law counts."""
 
     DSRS = "dsrs"  # P and a Q bind
+    ALL_RIGHT = "all-right"  # Neyman-Pearson: no draw was wrong (`Protocol.all_right`)
     P = "P"  # only P binds: the other bounds do not help
     Q = "Q"  # P's own bound does not
     POOLED = "pooled"  # Neyman-Pearson from twice the draws of P (rules with a plus)
@@ -34,6 +35,16 @@ class Status(enum.StrEnum):
     UNPAIRED = "unpaired"  # P: Q's file has no such image
     NO_BOUND = "no-bound"  # P: Q's bound is 0
     DISCARDED = "discarded"  # P: the published second sample is not Q's
+
+
+class Ceiling(NamedTuple):
+    """Neyman-Pearson's certificate of no wrong draw at P's own share of alpha, for each image.
+
+    Where the all-right rule is in force no other image's DSRS radius is above it.
+    """
+
+    radius: NDArray[np.float64]
+    multiplier: NDArray[np.float64]
 
 
 class Proofs(NamedTuple):
@@ -59,6 +70,7 @@ class CertificateTable:
             (`VoteTable.charge`). `dsrs.bounds` is the same but
             for pooled rows, whose one bound is that of twice the draws of P.
         status: (images,) of `Status`.
+        ceiling: of the all-right rule, where it is in force.
         proofs: what the proof says of both radii of every row, where they were proved.
     """
 
@@ -68,6 +80,7 @@ class CertificateTable:
     dsrs: Certificates
     lower: NDArray[np.float64]
     status: Shaped[np.ndarray, " images"]
+    ceiling: Ceiling | None = None
     proofs: Proofs | None = None
 
     def __len__(self) -> int:
@@ -113,30 +126,51 @@ def certify_table(table: VoteTable, protocol: Protocol) -> CertificateTable:
     Raises:
         UserError: counts outside their domain.
     """
-    laws = len(table.names)
-    share = protocol.alpha_per_bound(laws)
-    alone = _lower(table, 0, protocol, protocol.alpha_neyman_pearson(laws))
+    laws, looked = len(table.names), table.shares()
+    alphas = protocol.alpha * looked[:, None] * protocol.shares(laws)
+    alone = _lower(table, 0, protocol, protocol.alpha_neyman_pearson(laws) * looked)
     neyman_pearson = certify(table.base, alone)
-    lower = np.stack([_lower(table, j, protocol, share) for j in range(laws)], axis=1)
+    lower = np.stack([_lower(table, j, protocol, alphas[:, j]) for j in range(laws)], axis=1)
     pooled, total, drawn = _pooled(table)
     used = np.where(pooled[:, None] & (np.arange(laws) > 0), 0.0, lower)
     dsrs = certify(table.base, used[:, 0], table.laws[1:], list(used[:, 1:].T))
     if pooled.any():
         # Neyman-Pearson from 2N draws of P, at P's own part of alpha (docs/certificates.md).
-        twice = certify(table.base, _below(lower_bound(total, drawn, share), table.charge(0)))
-        dsrs = dsrs.replaced_by(twice, pooled)
+        own = lower_bound(total, drawn, alphas[:, 0])
+        dsrs = dsrs.replaced_by(certify(table.base, _below(own, table.charge(0))), pooled)
+    ceiling, all_right = None, np.zeros(len(table), dtype=bool)
+    if protocol.all_right(table.names):
+        ceiling, all_right = _ceiling(table, protocol, alphas[:, 0]), _all_right(table)
+        dsrs = dsrs.with_radius(np.minimum(dsrs.radius, ceiling.radius))
+        dsrs = dsrs.replaced_by(neyman_pearson, all_right)
     if protocol.search is Search.GRID:
         start = certify(table.base, used[:, 0]).radius
         on_grid = last_on_grid(start, dsrs.radius, protocol.grid_unit)
-        dsrs = dsrs.with_radius(np.where(pooled, dsrs.radius, on_grid))
+        dsrs = dsrs.with_radius(np.where(pooled | all_right, dsrs.radius, on_grid))
     status = _status(dsrs)
     status[pooled & (dsrs.radius > 0.0)] = Status.POOLED
+    status[all_right & (dsrs.radius > 0.0)] = Status.ALL_RIGHT
     status[table.state[:, 0] == State.UNREADABLE] = Status.UNREADABLE
     status[table.state[:, 0] == State.NOT_FINITE] = Status.NOT_FINITE
-    return CertificateTable(table, protocol, neyman_pearson, dsrs, lower, status)
+    return CertificateTable(table, protocol, neyman_pearson, dsrs, lower, status, ceiling)
 
 
-def _lower(table: VoteTable, column: int, protocol: Protocol, alpha: float) -> NDArray[np.float64]:
+def _ceiling(table: VoteTable, protocol: Protocol, alpha: NDArray[np.float64]) -> Ceiling:
+    draws = np.maximum(table.draws[:, 0], 0)
+    bound = _below(protocol.lower(draws, draws, alpha), table.charge(0))
+    made = certify(table.base, bound)
+    return Ceiling(made.radius, made.multipliers[:, 0])
+
+
+def _all_right(table: VoteTable) -> Bool[np.ndarray, " images"]:
+    """(images,) whether P's votes are complete and all draws right."""
+    complete = (table.state[:, 0] == State.COMPLETE) & (table.votes[:, 0] >= 0)
+    return complete & (table.votes[:, 0] == table.draws[:, 0])
+
+
+def _lower(
+    table: VoteTable, column: int, protocol: Protocol, alpha: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """(images,) lower bounds of one law that each fail with probability at most `alpha`.
 
     Of a published interval the counts are used where they are known; else its lower end, where it
@@ -148,10 +182,10 @@ def _lower(table: VoteTable, column: int, protocol: Protocol, alpha: float) -> N
     known = complete & (votes >= 0)
     counted = protocol.lower(np.where(known, votes, 0), np.where(known, draws, 0), alpha)
     given = np.zeros(len(table))
-    if table.intervals is not None and alpha >= table.intervals.alpha:
-        given = table.intervals.low[:, column]
-        if protocol.bound is Bound.TWO_SIDED and alpha == table.intervals.alpha:
-            known = np.zeros_like(known)  # the published end itself
+    if table.intervals is not None:
+        given = np.where(alpha >= table.intervals.alpha, table.intervals.low[:, column], 0.0)
+        if protocol.bound is Bound.TWO_SIDED:  # the published end itself
+            known = known & (alpha != table.intervals.alpha)
     counted = _below(counted, table.charge(column))
     return np.where(known, counted, np.where(complete, given, 0.0))
 
@@ -173,7 +207,7 @@ def _pooled(
     pooled = np.zeros(len(table), dtype=bool)
     more, drawn = np.zeros((2, len(table)), dtype=np.int64)
     known = (table.state == State.COMPLETE) & (table.votes >= 0)
-    all_right = known[:, 0] & (table.votes[:, 0] == table.draws[:, 0])
+    all_right = _all_right(table)
     for j in range(1, len(table.names)):
         rows = table.more_of_base(j) & known[:, j] & all_right
         pooled |= rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from fractions import Fraction
 
 from flint import arb, ctx
 
@@ -12,8 +13,8 @@ from dsrs_jax.proof.enclosure import PRECISION
 
 
 @functools.lru_cache(maxsize=10_000)
-def lower_bound(votes: int, draws: int, alpha: float, parts: int) -> arb:
-    """An exact p with P(`votes` or more of `draws` | p) < alpha/parts (Clopper and Pearson, 1934).
+def lower_bound(votes: int, draws: int, alpha: float, share: Fraction) -> arb:
+    """An exact p with P(`votes` or more of `draws` | p) < share alpha (Clopper and Pearson, 1934).
 
     Newton's method on the root of -log of that tail, which is close to linear; the last tail that
     is computed decides.
@@ -23,7 +24,7 @@ def lower_bound(votes: int, draws: int, alpha: float, parts: int) -> arb:
     with ctx.workprec(PRECISION):
         a, b = arb(votes), arb(draws - votes + 1)
         log_beta = a.lgamma() + b.lgamma() - (a + b).lgamma()
-        failure = arb(alpha) / parts
+        failure = arb(alpha) * share.numerator / share.denominator
         wanted = (-failure.log()).sqrt()
 
         def tail(p: arb) -> arb:

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dsrs_jax.proof.claim import PROVED, Claim, read, solve
-from dsrs_jax.proof.schema import Method, NoCertificates, Row, rows_of
+from dsrs_jax.proof.rows import NoCertificates, Row, rows_of
+from dsrs_jax.proof.schema import Method
 
 
 def files_in(place: Path) -> list[Path]:
@@ -40,7 +41,7 @@ def check(file: Path, processes: int | None = None, *, prefix: str = "") -> int:
     The last line says what was proved. `prefix` begins every line.
 
     Raises:
-        NoCertificates: as in `schema.rows_of`.
+        NoCertificates: as in `rows.rows_of`.
     """
     rows, names = rows_of(file)
     claims: list[tuple[Row, Method, Claim]] = []
@@ -109,7 +110,22 @@ def _what_was_proved(proved: Sequence[tuple[Row, Method, Claim]], names: Sequenc
         f"sigma = {_span(family.laws[0].sigma for family in families)}, "
         f"k = {_span(family.k for family in families)}, "
         f"eta = {_span(family.eta for family in families)}; draws of an image: {draws_of}; "
-        f"{_of_the_draws(claims)}"
+        f"{_of_the_looks([row for row, _, _ in proved])}{_of_the_draws(claims)}"
+    )
+
+
+def _of_the_looks(rows: Sequence[Row]) -> str:
+    """Which plan of looks the draws belong to, where there is one."""
+    taken = {
+        (int(row.fields["planned"]), int(row.fields["look"]))
+        for row in rows
+        if row.fields["planned"]
+    }
+    if not taken:
+        return ""
+    return (
+        f"each at one look, {_span(number for _, number in taken)}, of a schedule of looks with "
+        f"{_span(planned for planned, _ in taken)} planned draws; "
     )
 
 

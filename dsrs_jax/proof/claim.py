@@ -8,15 +8,17 @@ is above 1/2. What else the row says (its float bounds, its g, an earlier proof)
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import multiprocessing
 import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
 
 from flint import arb, ctx
 
-from dsrs_jax.proof import draws, schema
+from dsrs_jax.proof import draws, looks, schema
 from dsrs_jax.proof.bound import lower_bound
 from dsrs_jax.proof.enclosure import PRECISION, Family, LawNumbers, enclose
 from dsrs_jax.proof.schema import UNKNOWN, Fields, LawFields, Method
@@ -48,39 +50,76 @@ class Sound:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ceiling:
+    """Neyman-Pearson's radius of no wrong draw at P's own share of alpha, which no claim exceeds.
+
+    Under it an image without a wrong draw may claim Neyman-Pearson's radius at all of alpha
+    (docs/certificates.md, "The all-right rule").
+    """
+
+    radius: float
+    multiplier: float
+    share: Fraction
+
+
+@dataclasses.dataclass(frozen=True)
 class Claim:
     """What one radius of a row claims, and the counts that it claims it from.
 
     Attributes:
         family: the laws, P first.
         votes, draws: of each law; votes of -1 are not known.
-        alpha: failure probability of the whole certificate.
-        parts: the bounds that share it equally: each fails with probability alpha/parts.
+        alpha: failure probability of the whole certificate, of all its looks together.
+        shares: of alpha, for each law's bound.
         multipliers: of each law, >= 0.
         radius: > 0, in pixels.
         sound: None where the draws were floating-point numbers: then the claim is of the law that
             they have, whichever it is.
+        ceiling: of the all-right rule, where the claim is of an image with a wrong draw.
     """
 
     family: Family
     votes: tuple[int, ...]
     draws: tuple[int, ...]
     alpha: float
-    parts: int
+    shares: tuple[Fraction, ...]
     multipliers: tuple[float, ...]
     radius: float
     sound: Sound | None = None
+    ceiling: Ceiling | None = None
 
 
+def _of_ceiling(claim: Claim, ceiling: Ceiling) -> Claim:
+    """That the ceiling is what it says: from as many draws, all of them right."""
+    return dataclasses.replace(
+        claim,
+        family=dataclasses.replace(claim.family, laws=claim.family.laws[:1]),
+        votes=claim.draws[:1],
+        draws=claim.draws[:1],
+        shares=(ceiling.share,),
+        multipliers=(ceiling.multiplier,),
+        radius=ceiling.radius,
+        # Of the same for all images, so that it is proved once.
+        sound=claim.sound
+        and dataclasses.replace(claim.sound, ambiguous=0, charges=claim.sound.charges[:1]),
+        ceiling=None,
+    )
+
+
+@functools.lru_cache(maxsize=1_000)
 def prove(claim: Claim) -> str:
     """PROVED, or the reason why the claim is not proved."""
+    if claim.ceiling is not None and (why := prove(_of_ceiling(claim, claim.ceiling))) != PROVED:
+        return f"of the ceiling {why}"
     bounds = []
-    for votes, drawn, weight in zip(claim.votes, claim.draws, claim.multipliers, strict=True):
+    for votes, drawn, weight, share in zip(
+        claim.votes, claim.draws, claim.multipliers, claim.shares, strict=True
+    ):
         if weight == 0.0:  # the law plays no part
             votes = drawn = 0
         if not 0 <= votes <= drawn:
             return "the counts of votes are not known" if votes == UNKNOWN else "impossible counts"
-        bounds.append(lower_bound(votes, drawn, claim.alpha, claim.parts))
+        bounds.append(lower_bound(votes, drawn, claim.alpha, share))
     if claim.sound is not None:
         least = draws.charges(claim.family, claim.sound.grid)
         for j, (charge, needed) in enumerate(zip(claim.sound.charges, least, strict=True)):
@@ -121,8 +160,10 @@ def shrunk(claim: Claim) -> tuple[float, str]:
 def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Claim | None:
     """The claim of one of a row's radii; None for a radius of 0.
 
-    A row of status `pooled` claims Neyman-Pearson's radius from P's draws and as many again, at
-    P's own part of alpha, which needs all of the first ones to be right (Li et al., ICML 2022).
+    A row of status `all-right` claims Neyman-Pearson's radius at all of alpha, which needs all
+    draws to be right, and a ceiling. A row of status `pooled` claims it from P's draws and as many
+    again, at P's own part of alpha, which needs all of the first ones to be right (Li et al.,
+    ICML 2022).
 
     Raises:
         ValueError: a field is missing, no number, outside its domain, or contradicts another one;
@@ -131,9 +172,17 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Claim 
     fields = schema.read(row, names, method)
     if fields is None:
         return None
-    laws, parts = fields.laws, fields.sides * len(fields.laws)
+    laws, shares = fields.laws, _shares(fields)
     if fields.pooled:
-        laws, parts = (_pooled(laws),), len(laws)  # these bounds are one-sided
+        laws, shares = (_pooled(laws),), shares[:1]
+        shares = (shares[0] * fields.sides,)  # these bounds are one-sided
+    ceiling = fields.ceiling
+    if fields.all_right:
+        if ceiling is None or _wrong_or_others(laws):
+            raise ValueError("all-right, but with a wrong draw, another law, or no ceiling")
+        laws, shares, ceiling = laws[:1], (_of_look(fields) / fields.sides,), None
+    if ceiling is not None and fields.radius > ceiling[0]:
+        raise ValueError(f"radius_dsrs is above the ceiling, {ceiling[0]!r}")
     own = tuple(LawNumbers(law.sigma, law.cutoff) for law in laws)
     family = Family(fields.dimension, fields.k, fields.eta, own)
     _refuse_contradictions(fields)
@@ -147,11 +196,31 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Claim 
         tuple(law.votes for law in laws),
         tuple(law.draws for law in laws),
         fields.alpha,
-        parts,
+        shares,
         tuple(law.multiplier for law in laws),
         fields.radius,
         sound,
+        None if ceiling is None else Ceiling(*ceiling, shares[0]),
     )
+
+
+def _of_look(fields: Fields) -> Fraction:
+    """The share of alpha of a row's look; all of it where there is no plan of looks."""
+    return Fraction(1) if fields.look is None else looks.look(*fields.look)[1]
+
+
+def _shares(fields: Fields) -> tuple[Fraction, ...]:
+    """Of alpha, for each bound: P's own share, and equal parts of the rest."""
+    whole, others = _of_look(fields) / fields.sides, len(fields.laws) - 1
+    if not others:
+        return (whole,)
+    own = Fraction(fields.share_p)
+    return (own * whole, *[(1 - own) / others * whole] * others)
+
+
+def _wrong_or_others(laws: Sequence[LawFields]) -> bool:
+    base, *extra = laws
+    return base.votes != base.draws or any(law.multiplier for law in extra)
 
 
 def _refuse_contradictions(fields: Fields) -> None:
@@ -171,6 +240,17 @@ def _refuse_contradictions(fields: Fields) -> None:
                 f"{fields.sound.ambiguous} draws are ambiguous, but only {sum(wrong)} are wrong"
             )
     base, *extra = fields.laws
+    if fields.look is not None:
+        planned, number = fields.look
+        drawn = looks.look(planned, number)[0]
+        for law in fields.laws:
+            if not law.name.startswith(_INSIDE) and law.draws != drawn:
+                raise ValueError(
+                    f"{law.name} has {law.draws} draws at look {number} of {planned} planned, "
+                    f"which is at {drawn}"
+                )
+        if fields.pooled:
+            raise ValueError("pooled, which no look is")
     for law in extra:
         if (law.cutoff is None) != (law.quantile is None):
             raise ValueError(

@@ -1,7 +1,7 @@
 """certificates.csv: which columns it has, what stands in them, and how a row is read again.
 
-Written by `columns` and `text`, read by `rows_of` and `read`; nothing else knows a column's name
-but docs/certificates.md. A float is written with all digits that it needs.
+Written by `columns` and `text`, read by `read`, line by line by rows.py; nothing else knows a
+column's name but docs/certificates.md. A float is written with all digits that it needs.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
-POOLED = "pooled"
+from dsrs_jax.proof.looks import LAST
+
+POOLED, ALL_RIGHT = "pooled", "all-right"
 _CLAIMS_NOTHING = ("none", "unreadable", "not-finite")
 UNKNOWN = -1  # votes that nobody knows
 _SIDES = {"one-sided": 1, "two-sided": 2}
-_REQUIRED = (
-    "index", "dimension", "sigma", "k", "eta", "bounds", "alpha_np", "alpha_dsrs", "n", "votes",
-    "draws", "grid", "rounding", "ambiguous", "charge_p",
+REQUIRED = (
+    "index", "dimension", "sigma", "k", "eta", "bounds", "alpha_np", "alpha_dsrs", "share_p",
+    "planned", "look", "n", "votes", "draws", "grid", "rounding", "ambiguous", "charge_p",
+    "ceiling", "ceiling_multiplier",
     "status", "radius_np", "radius_dsrs", "multiplier_np", "multiplier_p",
 )  # fmt: skip
-_REQUIRED_OF_A_LAW = ("sigma", "cutoff", "quantile", "votes", "draws", "charge")
+REQUIRED_OF_A_LAW = ("sigma", "cutoff", "quantile", "votes", "draws", "charge")
 SOUND, FLOAT32 = "sound", "float32"  # kinds of draws
 # float() also takes 0_0.5, the digits of every script, and spaces.
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -61,6 +63,8 @@ def columns(table: Any) -> dict[str, list[Any]]:
         "bounds": [table.protocol.bound] * size,
         "alpha_np": [table.alpha_neyman_pearson] * size,
         "alpha_dsrs": [table.protocol.alpha] * size,
+        "share_p": [float(table.protocol.shares(len(votes.names))[0])] * size,
+        **_looks(votes, size),
         "lower_np": neyman_pearson.bounds[:, 0],
         "lower_p": dsrs.bounds[:, 0],
     }
@@ -78,11 +82,20 @@ def columns(table: Any) -> dict[str, list[Any]]:
     found["multiplier_np"] = neyman_pearson.multipliers[:, 0]
     found["multiplier_p"] = dsrs.multipliers[:, 0]
     found |= {f"multiplier_{name}": dsrs.multipliers[:, j] for j, name in extra}
+    ceiling = table.ceiling or ([math.nan] * size,) * 2
+    found["ceiling"], found["ceiling_multiplier"] = ceiling
     found["value"], found["error_bound"] = dsrs.value, dsrs.error_bound
     found["status"], found["solver"] = table.status, dsrs.solver
     if table.proofs is not None:
         found["proof_np"], found["proof_dsrs"] = table.proofs
     return {name: list(column) for name, column in found.items()}
+
+
+def _looks(votes: Any, size: int) -> dict[str, list[Any]]:
+    if votes.looked is None:
+        return {"planned": [""] * size, "look": [""] * size}
+    planned = [votes.looked.looks.planned] * size
+    return {"planned": planned, "look": list(votes.looked.number)}
 
 
 def _draws(votes: Any, size: int) -> dict[str, list[Any]]:
@@ -122,19 +135,6 @@ def _or_nan(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-class NoCertificates(Exception):
-    """The file is not there, or is no file of certificates: one line that says so."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One line of a file: its fields by column, or what is wrong with it."""
-
-    place: str
-    fields: dict[str, str]
-    wrong: str | None = None
-
-
 @dataclasses.dataclass(frozen=True)
 class LawFields:
     """What a row says of one law; cutoff and quantile are None where it is not cut off.
@@ -169,30 +169,31 @@ class Fields:
         method: which of them.
         radius: > 0, in pixel units.
         alpha: failure probability of the certificate.
+        share_p: P's own share of it, in (0, 1]; the other laws have equal parts of the rest.
+        look: (planned draws, number of the look), or None where votes were looked at once.
         sides: 1 or 2: of the intervals whose lower ends the bounds are.
         pooled: whether it is Neyman-Pearson's from twice the draws of P.
+        all_right: whether it is Neyman-Pearson's because no draw was wrong.
         dimension, k, eta: of all laws.
         laws: that the radius follows from, P first.
         sound: None where the draws were floating-point numbers.
+        ceiling: (radius, multiplier) that the all-right rule puts over a DSRS radius.
     """
 
     method: Method
     radius: float
     alpha: float
+    share_p: float
+    look: tuple[int, int] | None
     sides: int
     pooled: bool
+    all_right: bool
     dimension: int
     k: float
     eta: float
     laws: tuple[LawFields, ...]
     sound: SoundFields | None
-
-
-def law_names(columns: Iterable[str]) -> list[str]:
-    """The extra laws of a file, from the names of its columns."""
-    start = "multiplier_"
-    names = [column.removeprefix(start) for column in columns if column.startswith(start)]
-    return [name for name in names if name not in (Method.NEYMAN_PEARSON, "p")]
+    ceiling: tuple[float, float] | None
 
 
 def as_number(written: str) -> float:
@@ -229,10 +230,10 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Fields
     """
 
     def number(column: str) -> float:
-        return _said(as_number, row, column)
+        return said(as_number, row, column)
 
     def whole(column: str) -> int:
-        return _said(as_whole, row, column)
+        return said(as_whole, row, column)
 
     def unless_empty(column: str) -> float | None:
         return None if row[column] == "" else number(column)
@@ -250,6 +251,16 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Fields
     alpha = number(f"alpha_{method}")
     if not 0.0 < alpha < 1.0:
         raise ValueError(f"alpha_{method} is outside (0, 1)")
+    share_p = number("share_p")
+    if not (0.0 < share_p < 1.0 or (share_p == 1.0 and not names)):
+        raise ValueError("share_p is outside its domain")
+    look = None
+    if row["planned"] != "":
+        look = whole("planned"), whole("look")
+        if look[0] < 1 or not 1 <= look[1] <= LAST:
+            raise ValueError("planned or look is outside its domain")
+    elif row["look"] != "":
+        raise ValueError("a look, but no planned draws")
     sound = None
     kind = row.get("draws", "")
     if kind == SOUND:
@@ -275,81 +286,31 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Fields
         raise ValueError("a multiplier is negative")
     if not any(law.multiplier for law in laws):
         raise ValueError("all multipliers are 0")
-    pooled = method is Method.DSRS and row["status"] == POOLED
-    dimension, k, eta = whole("dimension"), number("k"), number("eta")
-    return Fields(method, radius, alpha, sides, pooled, dimension, k, eta, tuple(laws), sound)
+    ceiling = None
+    if method is Method.DSRS and row["ceiling"] != "":
+        ceiling = number("ceiling"), number("ceiling_multiplier")
+        if not (ceiling[0] == 0.0 or min(ceiling) > 0.0):
+            raise ValueError("ceiling or ceiling_multiplier is outside its domain")
+    return Fields(
+        method=method,
+        radius=radius,
+        alpha=alpha,
+        share_p=share_p,
+        look=look,
+        sides=sides,
+        pooled=method is Method.DSRS and row["status"] == POOLED,
+        all_right=method is Method.DSRS and row["status"] == ALL_RIGHT,
+        dimension=whole("dimension"),
+        k=number("k"),
+        eta=number("eta"),
+        laws=tuple(laws),
+        sound=sound,
+        ceiling=ceiling,
+    )
 
 
-def _said(meaning: Callable[[str], _Number], row: Mapping[str, str], column: str) -> _Number:
+def said(meaning: Callable[[str], _Number], row: Mapping[str, str], column: str) -> _Number:
     try:
         return meaning(row.get(column) or "")
     except ValueError as error:
         raise ValueError(f"{column} is {error}") from None
-
-
-def rows_of(file: Path) -> tuple[list[Row], list[str]]:
-    """The rows of a results file and the names of its extra laws; a damaged row says so.
-
-    Raises:
-        NoCertificates: no such file, or columns are missing.
-    """
-    try:
-        content = file.read_bytes().decode(errors="replace")
-    except OSError as error:
-        raise NoCertificates(f"cannot read {file}: {error.strerror}") from None
-    return parse(content, str(file))
-
-
-def parse(content: str, source: str) -> tuple[list[Row], list[str]]:
-    """The rows of a results file's content; `source` is its name for messages.
-
-    An image has one row: a second one says that it is.
-
-    Raises:
-        NoCertificates: columns are missing, or their names cannot be shown.
-    """
-    lines = content.split("\n")
-    header = _cells(lines[0])
-    names = law_names(header)
-    per_law = (f"{what}_{name}" for name in names for what in _REQUIRED_OF_A_LAW)
-    missing = [column for column in (*_REQUIRED, *per_law) if column not in header]
-    if missing:
-        raise NoCertificates(
-            f"{source} is no file of certificates that can be proved: it has no column {missing[0]}"
-        )
-    if len(set(header)) < len(header):
-        raise NoCertificates(f"{source} has two columns of one name: which one counts is not said")
-    if not all(column.isprintable() for column in header):
-        raise NoCertificates(f"{source} names its columns in characters that cannot be shown")
-    rows = []
-    row_of: dict[int, int] = {}  # by image
-    # Line by line: a stray quote must not swallow the rows that follow.
-    for number, line in enumerate(lines[1:], start=1):
-        last = number == len(lines) - 1
-        if line == "" and last:
-            break
-        cells = _cells(line)
-        fields = dict(zip(header, cells, strict=False))
-        wrong = None
-        if len(cells) != len(header):
-            wrong = f"{len(cells)} fields where the header has {len(header)}"
-        elif last:
-            wrong = "the file ends inside this row"
-        else:
-            try:
-                first = row_of.setdefault(_said(as_whole, fields, "index"), number)
-                if first != number:
-                    wrong = f"row {first} is of the same image"
-            except ValueError as error:
-                wrong = str(error)
-        index = fields.get("index", "?")
-        shown = index if index.isascii() and index.isdigit() else ascii(index)
-        rows.append(Row(f"row {number} (index {shown})", fields, wrong))
-    return rows, names
-
-
-def _cells(line: str) -> list[str]:
-    try:
-        return next(csv.reader([line.rstrip("\r")]), [])
-    except csv.Error:
-        return []

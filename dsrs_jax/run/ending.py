@@ -16,6 +16,7 @@ from dsrs_jax import report
 from dsrs_jax.certify import CertificateTable
 from dsrs_jax.proof import kept, schema
 from dsrs_jax.proof.claim import PROVED, read
+from dsrs_jax.proof.rows import parse
 from dsrs_jax.proof.schema import Method
 from dsrs_jax.system.errors import IncompleteError, UserError
 from dsrs_jax.system.files import is_remote, write_whole
@@ -53,7 +54,7 @@ def prove(
     Raises:
         UserError: the file of proofs cannot be read or written.
     """
-    rows, names = schema.parse(schema.text(schema.columns(table)), "the table")
+    rows, names = parse(schema.text(schema.columns(table)), "the table")
     claims = {method: [read(row.fields, names, method) for row in rows] for method in Method}
 
     def begin(total: int) -> contextlib.AbstractContextManager:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dsrs_jax.proof.check import check_all
-from dsrs_jax.proof.schema import NoCertificates
+from dsrs_jax.proof.rows import NoCertificates
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.options import option
 

@@ -150,7 +150,9 @@ def load(options: StudyOptions) -> Loaded:
         found = layout.read_intervals(file)
         if set(index.tolist()) <= set(found):
             twice = _table(("p",), [_Column.read(found, index, law, 2 * n, alpha)], index, alpha)
-    protocol = dataclasses.replace(options.protocol.protocol(), paper_baseline=True)
+    protocol = dataclasses.replace(
+        options.protocol.protocol(), paper_baseline=True, base_share=None
+    )
     return Loaded(study, table, extra, twice, protocol)
 
 

@@ -1,15 +1,18 @@
 """Votes of a classifier under every law: drawn on all devices, recorded, resumable."""
 
-from dsrs_jax.votes.collection import collect, confirm, drawn, not_finite, problem_of, table_of
+from dsrs_jax.votes.collection import collect
 from dsrs_jax.votes.kernel import tile_size
 from dsrs_jax.votes.plan import Kind, SamplingPlan, SecondLaw, second_laws
+from dsrs_jax.votes.record import confirm, drawn, not_finite, problem_of, table_of, unfinished
 from dsrs_jax.votes.records import RecordFolder
 from dsrs_jax.votes.sampler import PendingVotes, Sampler, Votes, can_be_sound, count_votes
-from dsrs_jax.votes.table import Intervals, SoundDraws, State, VoteTable
+from dsrs_jax.votes.table import Counted, Intervals, LookedAt, SoundDraws, State, VoteTable
 
 __all__ = [
+    "Counted",
     "Intervals",
     "Kind",
+    "LookedAt",
     "PendingVotes",
     "RecordFolder",
     "Sampler",
@@ -29,4 +32,5 @@ __all__ = [
     "second_laws",
     "table_of",
     "tile_size",
+    "unfinished",
 ]

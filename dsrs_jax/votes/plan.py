@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrs_jax.bounds import Protocol, pools, threshold
+from dsrs_jax.bounds import Looks, Protocol, pools, threshold
 from dsrs_jax.noise import RadialLaw
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.votes.kernel import DRAWS
@@ -41,6 +41,14 @@ class SecondLaw:
     def __post_init__(self) -> None:
         if self.kind is Kind.THRESHOLD:
             threshold(str(self.value), 0.5)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is the same law for every image, whatever P's votes are."""
+        try:
+            return float(self.value) is not None
+        except ValueError:
+            return False
 
     @property
     def name(self) -> str:
@@ -80,31 +88,43 @@ class SamplingPlan:
         law: P.
         extra: the Q's, as `second_laws` orders them.
         n: draws under P and under each Q that is drawn separately, fixed before sampling.
+        looks: when votes are looked at, and draws may end; its plan is for `n`. None: at `n` alone.
+        times: with looks: an image gets up to so many times `n` draws; a power of two.
 
     Raises:
-        UserError: a number outside its domain, or a Q that is P itself.
+        UserError: a number outside its domain, a Q that is P itself, or looks where a rule of the
+            paper waits for all votes.
     """
 
     law: RadialLaw
     extra: tuple[SecondLaw, ...]
     n: int
+    looks: Looks | None = None
+    times: int = 1
 
     def __post_init__(self) -> None:
         if self.n < 1:
             raise UserError(f"--n must be positive, got {self.n}")
+        if self.times < 1 or self.times & (self.times - 1):
+            raise UserError(f"--continue must be a power of two, got {self.times}")
         # A rule that pools draws as many again from P.
-        if self.n * (2 if self.of_kind(Kind.THRESHOLD) else 1) >= DRAWS:
+        if self.n * max(self.times, 2 if self.of_kind(Kind.THRESHOLD) else 1) >= DRAWS:
             raise UserError(
                 f"--n {self.n} is too many: of one image and law fewer than {DRAWS:,} draws can be "
-                "told apart, those that a --q-threshold adds included"
+                "told apart, those that --continue or a --q-threshold adds included"
             )
         if SecondLaw(Kind.SIGMA, self.law.sigma) in self.extra:
             raise UserError(
                 f"--q-sigma {self.law.sigma:g} is P itself: its draws are P's own draws again"
             )
         for extra in self.extra:
-            if extra.kind is not Kind.THRESHOLD:
+            if extra.is_fixed:
                 self.fixed_law(extra)
+            elif self.looks is not None:
+                raise UserError(
+                    f"--q-threshold {extra.value} waits for all votes of P, so they cannot be "
+                    "looked at before; give a number, or no --radii, --tolerance or --budget"
+                )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -122,13 +142,18 @@ class SamplingPlan:
         return [cutoff for cutoff in inside if cutoff is not None]
 
     @property
+    def schedule(self) -> tuple[int, ...]:
+        """Draws of a law at each look, up to the most that an image gets."""
+        return (self.n,) if self.looks is None else self.looks.up_to(self.times * self.n)
+
+    @property
     def interim_look(self) -> int:
         """Draws of P before the interim look; 0 where looking would save little."""
         return _INTERIM_LOOK if self.n >= 2 * _INTERIM_LOOK else 0
 
     def fixed_law(self, extra: SecondLaw) -> RadialLaw:
         """The law of a Q that is the same for every image."""
-        if extra.kind is Kind.INSIDE:
+        if extra.kind is not Kind.SIGMA:
             return _truncated(self.law, float(extra.value))
         return self.law.with_sigma(float(extra.value))
 
@@ -145,10 +170,11 @@ class SamplingPlan:
             votes: (images,) under P, of n draws.
             protocol: its bound of P is what a rule goes by.
         """
-        if extra.kind is not Kind.THRESHOLD:
+        if extra.is_fixed:
             return self.fixed_law(extra)
         rule = str(extra.value)
-        lower = protocol.lower(votes, self.n, protocol.alpha_per_bound(1 + len(self.extra)))
+        own = protocol.alpha * protocol.shares(1 + len(self.extra))[0]
+        lower = protocol.lower(votes, self.n, own)
         return tuple(
             self.law if count == self.n and pools(rule) else _truncated(self.law, quantile)
             for count, quantile in zip(

@@ -10,7 +10,8 @@ A run directory holds
 Every file appears whole under its name, so processes on many hosts may write into one directory,
 which may be a bucket (gs://...), and a process killed at any moment loses only what it had not
 written yet. A line that was damaged later counts for nothing and is named; its image is drawn
-again, and no file is written over another.
+again, and no file is written over another. Of two records of an image the one with more looks
+counts.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ _BATCH_FILE = "batch.json"
 _LOCK_FILE = ".lock"
 # A record with this key is no more than the word that an image could not be read.
 _UNREADABLE = State.UNREADABLE.value
+EARLIER = "earlier"  # counts at earlier looks, in their order
 _LARGEST_BATCH = 2**15  # of all that `Sampler.tune` tries, on any device
 _MOST_NAMED = 5  # damaged lines in one message
 _LONGEST_SHOWN = 200  # characters of a setting
@@ -110,7 +112,7 @@ class RecordFolder:
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Adds finished records, each with its "index"; on disk when this returns."""
-        fresh = [record for record in records if not self.has(record["index"])]
+        fresh = [record for record in records if self._is_news(record)]
         if not fresh:
             return
         indices = [record["index"] for record in fresh]
@@ -127,6 +129,11 @@ class RecordFolder:
     def has(self, index: int) -> bool:
         """Whether this image is done; one that could not be read is not."""
         return _UNREADABLE not in self.records.get(index, {_UNREADABLE: ""})
+
+    def _is_news(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record says more of its image than the one that is here."""
+        here = self.records.get(record["index"])
+        return here is None or _UNREADABLE in here or looks_of(record) > looks_of(here)
 
     def refresh(self) -> None:
         """Reads the files that are new, whoever wrote them.
@@ -147,7 +154,7 @@ class RecordFolder:
                 except (ValueError, RecursionError) as error:
                     damaged.append(f"{file} line {number} ({error})")
                     continue
-                if not self.has(record["index"]):
+                if self._is_news(record):
                     self.records[record["index"]] = record
             self._seen.add(file.name)
         if damaged:
@@ -210,6 +217,11 @@ class RecordFolder:
     def _close(self) -> None:
         if self._lock is not None:
             self._lock.close()
+
+
+def looks_of(record: Mapping[str, Any]) -> int:
+    """How often the votes of an image were looked at."""
+    return 0 if _UNREADABLE in record else 1 + len(record.get(EARLIER, ()))
 
 
 def earlier_settings(path: str | Path | epath.Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, Shaped
 from numpy.typing import ArrayLike, NDArray
 
+from dsrs_jax.bounds import Looks
 from dsrs_jax.noise import RadialLaw, sound
 from dsrs_jax.system.errors import UserError
 
@@ -58,6 +59,40 @@ class SoundDraws:
 
 
 @dataclasses.dataclass(frozen=True)
+class Counted:
+    """Counts of images at one look, the same for all.
+
+    Attributes:
+        index: (images,) place of each image in its data set.
+        number: of the look, from 1.
+        draws, votes: (images, laws) of all draws so far, and the right ones among them.
+    """
+
+    index: NDArray[np.int64]
+    number: int
+    draws: NDArray[np.int64]
+    votes: NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class LookedAt:
+    """That votes were looked at several times, and of which look the counts are.
+
+    Attributes:
+        looks: the schedule.
+        number: (images,) of the look, from 1; 0 where nothing was drawn.
+    """
+
+    looks: Looks
+    number: Int64[np.ndarray, " images"]
+
+    def shares(self) -> Float64[np.ndarray, " images"]:
+        """(images,) each image's share of alpha; 1 where nothing was drawn."""
+        found = [float(self.looks.share(one)) if one else 1.0 for one in self.number.tolist()]
+        return np.array(found, dtype=np.float64)
+
+
+@dataclasses.dataclass(frozen=True)
 class VoteTable:
     """Votes of each image under each law: a row an image, a column a law, P first.
 
@@ -76,6 +111,7 @@ class VoteTable:
         state: (images, laws) of `State`.
         intervals: of every cell, where intervals and not counts were published.
         sound: of sound draws; None where they were drawn in floating point.
+        looked: None where all of alpha belongs to these counts.
 
     Raises:
         UserError: shapes or dimensions that do not fit together, or a truncated P.
@@ -90,6 +126,7 @@ class VoteTable:
     state: Shaped[np.ndarray, "images laws"]
     intervals: Intervals | None = None
     sound: SoundDraws | None = None
+    looked: LookedAt | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.index), len(self.names))
@@ -102,6 +139,8 @@ class VoteTable:
             )
         if self.sound is not None and len(self.sound.ambiguous) != len(self):
             raise UserError("a table of sound draws needs a number of ambiguous ones of each image")
+        if self.looked is not None and len(self.looked.number) != len(self):
+            raise UserError("a table of several looks needs the number of each image's look")
         base = self.laws[0] if self.laws else None
         if not isinstance(base, RadialLaw) or base.cutoff is not None:
             raise UserError("the first law is the smoothing law itself and must not be truncated")
@@ -125,6 +164,10 @@ class VoteTable:
         """The law of one cell."""
         found = self.laws[column]
         return found if isinstance(found, RadialLaw) else found[row]
+
+    def shares(self) -> Float64[np.ndarray, " images"]:
+        """(images,) of alpha that the counts may use: 1 but for a schedule of looks."""
+        return np.ones(len(self)) if self.looked is None else self.looked.shares()
 
     def charge(self, column: int) -> Float64[np.ndarray, " images"]:
         """(images,) what is taken off the lower bounds of a column (`noise.sound.charge`)."""
@@ -159,6 +202,7 @@ class VoteTable:
             state=self.state[:, chosen],
             intervals=intervals,
             sound=self.sound,
+            looked=self.looked,
         )
 
     @classmethod

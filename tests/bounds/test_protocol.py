@@ -22,18 +22,20 @@ def test_all_bounds_hold_together(alpha: float, laws: int, draws: int, truth: fl
     outcomes = np.arange(draws + 1)
     weights = stats.binom.pmf(outcomes, draws, truth)
     for bound in Bound:
-        protocol = Protocol(alpha, bound)
-        own = protocol.alpha_per_bound(laws)
-        fails = weights[protocol.lower(outcomes, draws, own) > truth].sum()
-        assert laws * fails <= alpha * (1 + 1e-9)
+        for base_share in (None, 0.3, 0.5):
+            protocol = Protocol(alpha, bound, base_share=base_share)
+            fails = 0.0
+            for own in alpha * protocol.shares(laws):
+                fails += weights[protocol.lower(outcomes, draws, own) > truth].sum()
+            assert fails <= alpha * (1 + 1e-9)
 
 
 @given(ALPHAS, LAWS)
 def test_neyman_pearson_has_all_of_alpha_unless_it_is_the_papers(alpha: float, laws: int) -> None:
     protocol = Protocol(alpha)
-    paper = dataclasses.replace(protocol, paper_baseline=True)
+    paper = dataclasses.replace(protocol, paper_baseline=True, base_share=None)
     assert protocol.alpha_neyman_pearson(laws) == alpha
-    assert paper.alpha_neyman_pearson(laws) == paper.alpha_per_bound(laws) == alpha / laws
+    assert paper.alpha_neyman_pearson(laws) == alpha * (1 / laws)
     assert paper.alpha_neyman_pearson(1) == alpha
 
 
@@ -50,20 +52,30 @@ def test_no_image_that_could_have_a_radius_is_given_up(
     alpha: float, laws: int, draws: int, bound: Bound
 ) -> None:
     protocol = Protocol(alpha, bound)
+    own = alpha * protocol.shares(laws)[0]
     votes = np.arange(draws + 1)
     given_up = protocol.abstains_early(votes, np.full_like(votes, draws), laws)
     assert np.all(protocol.lower(votes, draws, alpha)[given_up] < 0.5)
     # Of two counts the lower one is given up first, and no probability of 1/2 or more is likely to
     # have been the cause.
     assert np.all(given_up[:-1] >= given_up[1:])
-    assert stats.binom.pmf(votes, draws, 0.5)[given_up].sum() <= alpha / laws * (1 + 1e-9)
+    assert stats.binom.pmf(votes, draws, 0.5)[given_up].sum() <= own * (1 + 1e-9)
     # With enough draws all of them wrong, the look does give up.
-    assert given_up[0] == (0.5**draws < alpha / laws)
+    assert given_up[0] == (0.5**draws < own)
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"alpha": 0.0}, {"alpha": 1.0}, {"alpha": np.nan}, {"grid_unit": 0.0}, {"grid_unit": np.nan}],
+    [
+        {"alpha": 0.0},
+        {"alpha": 1.0},
+        {"alpha": np.nan},
+        {"grid_unit": 0.0},
+        {"grid_unit": np.nan},
+        {"base_share": 0.0},
+        {"base_share": 1.0},
+        {"base_share": np.nan},
+    ],
 )
 def test_numbers_outside_their_domain_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(UserError) as error:

@@ -13,6 +13,7 @@ from dsrs_jax.certify import CertificateTable, Status, certify, certify_table
 from dsrs_jax.noise import RadialLaw, gaussian, generalized_gaussian
 from dsrs_jax.proof import claim as claims
 from dsrs_jax.proof import schema
+from dsrs_jax.proof.rows import parse
 from dsrs_jax.proof.schema import Method
 from dsrs_jax.votes import Intervals, State, VoteTable
 
@@ -56,7 +57,7 @@ def test_counts_become_bounds_and_bounds_become_radii(
     extra = {"none": [], "truncated": [cut], "scaled": [scaled], "each its own": [own]}[kind]
     size = 1 + len(extra)
     votes, draws = random_counts(seed, rows, size)
-    protocol = Protocol(ALPHA, bound, paper_baseline=paper_baseline)
+    protocol = Protocol(ALPHA, bound, paper_baseline=paper_baseline, base_share=None)
     counts = VoteTable.from_counts([law, *extra], votes, draws)
     table = certify_table(counts, protocol)
 
@@ -94,7 +95,7 @@ def test_further_draws_of_p_are_pooled(columns: int, search: Search) -> None:
     """Several rules share these draws: they count once."""
     protocol = dataclasses.replace(PROTOCOL, search=search)
     table = certify_table(pooling_table(columns=columns), protocol)
-    share = ALPHA / (1 + columns)
+    share = ALPHA / 2
     twice = certify(LAW, lower_bound([2 * N, 2 * N - 40], 2 * N, share))
     assert [str(status) for status in table.status[1:3]] == ["pooled", "pooled"]
     # Also where other radii are multiples of a unit.
@@ -103,7 +104,8 @@ def test_further_draws_of_p_are_pooled(columns: int, search: Search) -> None:
     np.testing.assert_array_equal(table.dsrs.bounds[1:3, :1], twice.bounds)
     assert np.all(table.dsrs.multipliers[1:3, 1:] == 0) and np.all(table.dsrs.bounds[1:3, 1:] == 0)
     # The file says of each column what its own votes say.
-    np.testing.assert_array_equal(table.lower[1:3, 1], lower_bound([N, N - 40], N, share))
+    own = lower_bound([N, N - 40], N, share / columns)
+    np.testing.assert_array_equal(table.lower[1:3, 1], own)
     assert table.status[0] == Status.DSRS
     # One wrong answer among the first draws: the second sample is a law like any other.
     single = certify_table(VoteTable.from_counts((LAW, *[LAW] * columns),
@@ -220,7 +222,7 @@ def test_the_grid_search_stops_at_a_multiple_of_its_unit(unit: float) -> None:
 def proved(table: CertificateTable) -> list[tuple[str, Method, float]]:
     """(index, method, radius) of all radii that a file of the table proves."""
     text = schema.text(schema.columns(table))
-    rows, names = schema.parse(text, "here")
+    rows, names = parse(text, "here")
     assert names == list(table.votes.names[1:]) and len(rows) == len(table)
     found = []
     for row in rows:
@@ -280,6 +282,70 @@ def test_what_rests_on_an_interval_alone_is_not_proved() -> None:
     published = dataclasses.replace(whole, intervals=Intervals(low, high, ALPHA / 2))
     table = certify_table(published, Protocol(ALPHA, Bound.TWO_SIDED))
     assert table.radius[0] > 0
-    rows, names = schema.parse(schema.text(schema.columns(table)), "here")
+    rows, names = parse(schema.text(schema.columns(table)), "here")
     claim = claims.read(rows[0].fields, names, Method.DSRS)
     assert claim is not None and "not known" in claims.prove(claim)
+
+
+INSIDE_NAMES = ["p", "inside_0.5", "inside_0.8"]
+
+
+def counts_inside(probability: list[float], draws: int, images: int, seed: int) -> VoteTable:
+    """Votes of images with these probabilities under P up to 0.5, up to 0.8, and P itself."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(draws, [0.5, 0.3, 0.2], images)
+    inner, middle, whole = probability
+    # Of the shells, so that each law has its probability.
+    shells = [inner, (0.8 * middle - 0.5 * inner) / 0.3, (whole - 0.8 * middle) / 0.2]
+    votes = np.cumsum(rng.binomial(drawn, shells), axis=1)
+    total = np.cumsum(drawn, axis=1)
+    order = [2, 0, 1]
+    laws = (LAW, LAW.truncated(0.5), LAW.truncated(0.8))
+    return VoteTable.from_counts(laws, votes[:, order], total[:, order], names=INSIDE_NAMES)
+
+
+@pytest.mark.parametrize(
+    "probability",
+    [
+        # Without a wrong draw more often than P's own bound may fail: what the rule is about.
+        [0.985, 0.985, 0.985],
+        [0.999, 0.99, 0.98],
+        # Just too small for Neyman-Pearson at all of alpha, and at P's share.
+        [0.05 ** (1 / 100) - 1e-6] * 3,
+        [0.025 ** (1 / 100) - 1e-6] * 3,
+    ],
+)
+def test_the_all_right_rule_fails_no_more_often_than_alpha(probability: list[float]) -> None:
+    """The true radius is that of the worst classifier with the image's probabilities."""
+    alpha, draws, images = 0.05, 100, 2_000
+    table = counts_inside(probability, draws, images, 1)
+    distinct = np.unique(np.hstack([table.votes, table.draws]), axis=0, return_counts=True)
+    rows, often = distinct
+    few = VoteTable.from_counts(table.laws, rows[:, :3], rows[:, 3:], names=INSIDE_NAMES)
+    found = certify_table(few, Protocol(alpha))
+    inner, middle, whole = probability
+    truth = certify(LAW, [whole], few.laws[1:], [[inner], [middle]]).radius[0]
+    for radius in (found.radius, found.neyman_pearson.radius):
+        failures = np.sum(often[radius > truth + 1e-9])
+        assert failures / images <= alpha + 4 * np.sqrt(alpha / images)
+
+
+def test_an_image_without_a_wrong_draw_has_neyman_pearsons_radius() -> None:
+    laws, draws = (LAW, LAW.truncated(0.5)), [N, N // 2]
+    votes = [[N, N // 2], [N - 1, N // 2], [N - 500, N // 2 - 100], [0, 0]]
+    inside = VoteTable.from_counts(laws, votes, draws, names=["p", "inside_0.5"])
+    for search in Search:
+        table = certify_table(inside, dataclasses.replace(PROTOCOL, search=search))
+        assert [str(one) for one in table.status[[0, 3]]] == ["all-right", "none"]
+        assert table.radius[0] == certify(LAW, lower_bound([N], N, ALPHA)).radius[0]
+        assert table.ceiling is not None
+        ceiling = certify(LAW, lower_bound([N], N, ALPHA / 2)).radius[0]
+        np.testing.assert_array_equal(table.ceiling.radius, np.full(4, ceiling))
+        assert np.all(table.radius[1:] <= ceiling) and table.radius[0] > ceiling
+        assert len(proved(table)) == 6
+    # Not where alpha is shared as in the paper, nor beside laws that have draws of their own.
+    equal = certify_table(inside, dataclasses.replace(PROTOCOL, base_share=None))
+    other = VoteTable.from_counts(laws, votes, draws, names=["p", "threshold_0.5"])
+    for plain in (equal, certify_table(other, PROTOCOL)):
+        assert plain.ceiling is None and plain.status[0] != Status.ALL_RIGHT
+        assert plain.radius[0] < table.radius[0]

@@ -1,5 +1,7 @@
 """Lower bounds in ball arithmetic against exact tails."""
 
+from fractions import Fraction
+
 import mpmath
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ def test_bounds_are_below_the_exact_ones_and_next_to_them(
     counts: tuple[int, int], alpha: float, parts: int
 ) -> None:
     votes, draws = counts
-    bound = lower_bound(votes, draws, alpha, parts)
+    bound = lower_bound(votes, draws, alpha, Fraction(1, parts))
     mantissa, exponent = bound.man_exp()
 
     def tail(p: mpmath.mpf) -> mpmath.mpf:

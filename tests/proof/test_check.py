@@ -14,7 +14,7 @@ import pytest
 from dsrs_jax.bounds import Protocol
 from dsrs_jax.certify import certify_table
 from dsrs_jax.noise import generalized_gaussian
-from dsrs_jax.proof import check, schema
+from dsrs_jax.proof import check, rows, schema
 from dsrs_jax.votes import SoundDraws, VoteTable
 
 N, ALPHA = 50_000, 0.001
@@ -78,7 +78,15 @@ def test_a_file_is_proved(table: str, tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"radius_dsrs": "9.0"}, "below 1/2"),
+        ({"radius_dsrs": "9.0"}, "above the ceiling"),
+        ({"radius_dsrs": "9.0", "ceiling": "9.0"}, "of the ceiling g is"),
+        ({"radius_dsrs": "1.3"}, "below 1/2"),
+        ({"ceiling_multiplier": "0"}, "ceiling_multiplier is outside its domain"),
+        ({"ceiling": ""}, "ceiling is 'nothing', of other rows 'a number'"),
+        ({"status": "all-right"}, "all-right, but with a wrong draw"),
+        ({"share_p": "0.9"}, "share_p is '0.9', of other rows '0.5'"),
+        ({"planned": "50000", "look": "8"}, "planned is '50000', of other rows 'nothing'"),
+        ({"look": "8"}, "a look, but no planned draws"),
         ({"radius_dsrs": "nan"}, "radius_dsrs is 'nan', not a number"),
         ({"radius_np": "-1"}, "negative"),
         ({"radius_np": "x"}, "not a number"),
@@ -250,7 +258,7 @@ def test_all_files_of_a_folder(
 def test_a_column_that_stands_twice_is_refused(table: str, tmp_path: Path) -> None:
     file = tmp_path / "certificates.csv"
     file.write_text("\n".join(f"{line},{line.split(',')[0]}" for line in table.splitlines()) + "\n")
-    with pytest.raises(schema.NoCertificates, match="two columns of one name"):
+    with pytest.raises(rows.NoCertificates, match="two columns of one name"):
         check.check(file)
 
 

@@ -1,6 +1,7 @@
 """What a row claims: proved where it is true, refused where it was tampered with."""
 
 import dataclasses
+from fractions import Fraction
 
 import pytest
 from flint import arb
@@ -11,7 +12,8 @@ from dsrs_jax.noise import generalized_gaussian
 from dsrs_jax.proof import claim as claims
 from dsrs_jax.proof.bound import lower_bound
 from dsrs_jax.proof.claim import PROVED, prove, shrunk
-from dsrs_jax.proof.schema import Method, law_names
+from dsrs_jax.proof.rows import law_names
+from dsrs_jax.proof.schema import Method
 
 TAMPERED = {
     "radius": lambda c: dataclasses.replace(c, radius=c.radius * 1.001),
@@ -49,11 +51,12 @@ def test_a_radius_that_is_too_long_by_rounding_is_shortened() -> None:
 
 def test_twice_the_draws_of_p() -> None:
     law = generalized_gaussian(784, 0.5, 380.0)
-    bound = lower_bound(2 * N - 3, 2 * N, ALPHA, 2)
+    bound = lower_bound(2 * N - 3, 2 * N, ALPHA, Fraction(1, 2))
     made = certify(law, [float(bound) * (1 - 1e-15)])
     row = {
         "dimension": "784", "sigma": "0.5", "k": "380", "eta": "2", "bounds": "one-sided",
         "alpha_np": "0.001", "alpha_dsrs": "0.001", "n": str(N), "votes": str(N),
+        "share_p": "0.5", "planned": "", "look": "", "ceiling": "",
         "draws": "float32", "status": "pooled", "radius_np": "0",
         "radius_dsrs": repr(float(made.radius[0])),
         "multiplier_np": "0", "multiplier_p": repr(float(made.multipliers[0, 0])),

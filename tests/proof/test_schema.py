@@ -13,6 +13,7 @@ from dsrs_jax.bounds import Bound, Protocol
 from dsrs_jax.certify import Certificates, CertificateTable, Solver, Status
 from dsrs_jax.noise import generalized_gaussian
 from dsrs_jax.proof import schema
+from dsrs_jax.proof.rows import parse
 from dsrs_jax.proof.schema import Fields, LawFields, Method, SoundFields
 from dsrs_jax.votes import SoundDraws, VoteTable
 
@@ -81,14 +82,14 @@ def test_a_table_is_read_back_from_its_text(
     made = table(radius, weights, [Status.DSRS, Status.POOLED, Status.NONE], sound)
     charges = [made.votes.charge(j)[0] for j in range(3)]
     assert [charge > 0.0 for charge in charges] == [sound is not None] * 3
-    rows, names = schema.parse(schema.text(schema.columns(made)), "the table")
+    rows, names = parse(schema.text(schema.columns(made)), "the table")
     assert names == ["inside_0.5", "threshold_x+"]
     assert [row.place for row in rows] == [f"row {i + 1} (index {10 * i})" for i in range(3)]
     assert all(row.wrong is None for row in rows)
     first, second = weights[:2]
     assert schema.read(rows[0].fields, names, Method.DSRS) == Fields(
-        method=Method.DSRS, radius=radius[0], alpha=0.003, sides=2, pooled=False, dimension=64,
-        k=28.0, eta=2.0,
+        method=Method.DSRS, radius=radius[0], alpha=0.003, share_p=0.5, look=None,
+        sides=2, pooled=False, all_right=False, ceiling=None, dimension=64, k=28.0, eta=2.0,
         laws=(
             LawFields("p", 0.5, None, None, 900, 1000, first[0], charges[0]),
             LawFields(
@@ -101,8 +102,8 @@ def test_a_table_is_read_back_from_its_text(
         sound=None if sound is None else SoundFields(240, 1e-13, 3),
     )  # fmt: skip
     assert schema.read(rows[1].fields, names, Method.DSRS) == Fields(
-        method=Method.DSRS, radius=radius[1], alpha=0.003, sides=2, pooled=True, dimension=64,
-        k=28.0, eta=2.0,
+        method=Method.DSRS, radius=radius[1], alpha=0.003, share_p=0.5, look=None,
+        sides=2, pooled=True, all_right=False, ceiling=None, dimension=64, k=28.0, eta=2.0,
         laws=(
             LawFields("p", 0.5, None, None, 1000, 1000, second[0], charges[0]),
             LawFields(
@@ -126,10 +127,11 @@ def test_every_row_says_all_that_it_follows_from() -> None:
     assert list(columns) == [
         "index", "label", "n", "votes", "draws", "grid", "rounding", "ambiguous", "charge_p",
         "dimension", "sigma", "k", "eta", "bounds", "alpha_np",
-        "alpha_dsrs", "lower_np", "lower_p",
+        "alpha_dsrs", "share_p", "planned", "look", "lower_np", "lower_p",
         *(f"{what}_{name}" for name in ("inside_0.5", "threshold_x+") for what in per_law),
         "radius_np", "radius_dsrs", "multiplier_np", "multiplier_p", "multiplier_inside_0.5",
-        "multiplier_threshold_x+", "value", "error_bound", "status", "solver",
+        "multiplier_threshold_x+", "ceiling", "ceiling_multiplier", "value", "error_bound",
+        "status", "solver",
     ]  # fmt: skip
     rows = list(csv.DictReader(io.StringIO(schema.text(columns))))
     expected = {
@@ -147,5 +149,7 @@ def test_every_row_says_all_that_it_follows_from() -> None:
     # Proofs come last, and only where they were made.
     proved = made.proved([made.neyman_pearson.radius, made.radius], [["proved", "", ""]] * 2)
     assert list(schema.columns(proved)) == [*columns, "proof_np", "proof_dsrs"]
-    paper = dataclasses.replace(made, protocol=Protocol(0.003, paper_baseline=True))
-    assert set(schema.columns(paper)["alpha_np"]) == {0.001}
+    paper = dataclasses.replace(
+        made, protocol=Protocol(0.003, paper_baseline=True, base_share=None)
+    )
+    assert set(schema.columns(paper)["alpha_np"]) == {0.003 * (1 / 3)}

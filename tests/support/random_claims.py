@@ -1,5 +1,7 @@
 """Claims of radii that the package found from random votes."""
 
+from fractions import Fraction
+
 import numpy as np
 
 from dsrs_jax.bounds import Protocol
@@ -38,7 +40,7 @@ def claims_of(
                 tuple(votes[i].tolist()),
                 (N,) * len(laws),
                 ALPHA,
-                len(laws),
+                tuple(Fraction(share) for share in table.protocol.shares(len(laws))),
                 tuple(table.dsrs.multipliers[i].tolist()),
                 float(table.radius[i]),
             ),

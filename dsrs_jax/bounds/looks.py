@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from fractions import Fraction
 
-_FIRST = 512
+_FIRST = 1024  # whole tiles of the sampler (`votes.kernel.tile_size`)
 _LARGEST_BEFORE = Fraction(3, 4)  # of the planned draws: a look just before these saves little
 _BEFORE, _PLANNED, _AFTER = Fraction(1, 5), Fraction(7, 10), Fraction(1, 10)
 _GROWTH = Fraction(3, 2)  # of the shares of looks before, each with twice the draws of the last
@@ -19,7 +19,7 @@ _GROWTH = Fraction(3, 2)  # of the shares of looks before, each with twice the d
 
 @dataclasses.dataclass(frozen=True)
 class Looks:
-    """Looks 1, 2, ...: after 512 draws, 1,024, ... while well below the plan, at it, at 2, 4, ...
+    """Looks 1, 2, ...: after 1,024 draws, 2,048, ... while well below the plan, at it, at 2, 4, ...
 
     Attributes:
         planned: draws that an image is meant to get at most; > 0.

@@ -3,18 +3,22 @@
 from dsrs_jax.certify.certificates import Certificates, Solver
 from dsrs_jax.certify.grid import last_on_grid
 from dsrs_jax.certify.search import certify, compile_ahead
+from dsrs_jax.certify.stopping import Goal, Stopping, increasing
 from dsrs_jax.certify.table import CertificateTable, Status, certify_table
 from dsrs_jax.certify.verifier import evaluate, worst_case
 
 __all__ = [
     "CertificateTable",
     "Certificates",
+    "Goal",
     "Solver",
     "Status",
+    "Stopping",
     "certify",
     "certify_table",
     "compile_ahead",
     "evaluate",
+    "increasing",
     "last_on_grid",
     "worst_case",
 ]

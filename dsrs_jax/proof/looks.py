@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from fractions import Fraction
 
-_FIRST = 512
+_FIRST = 1024
 LAST = 40  # number of the last look that is believed
 
 
@@ -16,9 +16,9 @@ LAST = 40  # number of the last look that is believed
 def look(planned: int, number: int) -> tuple[int, Fraction]:
     """(draws of a law, share of alpha) at look 1, 2, ... of so many planned draws.
 
-    Looks are at 512, 1024, 2048, ... up to three quarters of the plan, which share a fifth of alpha
-    in the ratio 1 : 3/2 : 9/4 ...; at the plan, with seven tenths; then at 2, 4, 8, ... times the
-    plan, with 1/20, 1/40, ...: a tenth in all.
+    Looks are at 1024, 2048, 4096, ... up to three quarters of the plan, which share a fifth of
+    alpha in the ratio 1 : 3/2 : 9/4 ...; at the plan, with seven tenths; then at 2, 4, 8, ... times
+    the plan, with 1/20, 1/40, ...: a tenth in all.
     """
     before: list[Fraction] = []
     while 4 * (_FIRST << len(before)) <= 3 * planned:

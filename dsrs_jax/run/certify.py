@@ -15,8 +15,7 @@ import contextlib
 import dataclasses
 import functools
 import shlex
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,13 @@ from rich.console import Console
 
 from dsrs_jax import data, noise, report
 from dsrs_jax.bounds import Protocol
-from dsrs_jax.certify import certify_table, compile_ahead
+from dsrs_jax.certify import Stopping, certify_table, compile_ahead
 from dsrs_jax.models import Classifier, fingerprint
 from dsrs_jax.run import draws, ending, remarks
 from dsrs_jax.run import settings as options
 from dsrs_jax.run.model import classifier_of
+from dsrs_jax.run.spending import SpendingOptions, rule, say_draws
+from dsrs_jax.run.stages import Stages
 from dsrs_jax.system.devices import use_all_cores
 from dsrs_jax.system.errors import IncompleteError, UserError
 from dsrs_jax.system.files import folder_or_bucket
@@ -39,6 +40,7 @@ from dsrs_jax.system.options import group, option, without
 from dsrs_jax.system.processes import Group
 from dsrs_jax.votes import (
     Kind,
+    LookedAt,
     RecordFolder,
     Sampler,
     SamplingPlan,
@@ -49,6 +51,7 @@ from dsrs_jax.votes import (
     problem_of,
     second_laws,
     table_of,
+    unfinished,
 )
 from dsrs_jax.votes.records import CONFIG_FILE, earlier_settings
 
@@ -83,6 +86,7 @@ class Settings:
     law: options.LawOptions = group(options.LawOptions)
     extra: SecondLawOptions = group(SecondLawOptions)
     protocol: options.ProtocolOptions = group(options.ProtocolOptions)
+    spending: SpendingOptions = group(SpendingOptions)
     images: options.ImageOptions = group(options.ImageOptions)
     out: str | None = option(None, "folder or bucket; runs/DATASET", metavar="DIR", often=True)
     prove: bool = option(False, "prove every radius in ball arithmetic", often=True)
@@ -121,7 +125,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
     """
     settings.compilation.apply()
     use_all_cores()
-    console, stages = Console(), _Stages()
+    console, stages = Console(), Stages()
     again = shlex.join(["dsrs-jax", "certify", *without(options.ProcessOptions, words)])
     second = settings.extra.laws()
     out = folder_or_bucket(settings.out or Path("runs") / settings.data.dataset, "--out")
@@ -133,7 +137,8 @@ def run(settings: Settings, words: Sequence[str]) -> None:
         # While all processes are here, none writes: they agree on what is missing.
         with settings.processes.rendezvous() as processes:
             first = processes.process == 0
-            compiled = compile_ahead(1 + len(second)) if first else _nothing
+            needed = first or settings.spending.goal is not None
+            compiled = compile_ahead(1 + len(second)) if needed else _nothing
             with stages("model"):
                 classifier = classifier_of(
                     settings.model, settings.law, dataset, out, console,
@@ -141,7 +146,10 @@ def run(settings: Settings, words: Sequence[str]) -> None:
                 )  # fmt: skip
             labels = _labels_to_tell(settings, dataset, classifier)
             law = settings.law.law(classifier.metadata.image_shape, classifier.metadata)
-            plan = SamplingPlan(law, second, settings.protocol.n)
+            n, spending = settings.protocol.n, settings.spending
+            plan = SamplingPlan(law, second, n, spending.looks(n), spending.times)
+            if first and (out / CONFIG_FILE).exists():
+                spending.refuse_other_looks(earlier_settings(out))
             if first and not (out / CONFIG_FILE).exists():
                 with stages("certification"):
                     compiled()
@@ -161,7 +169,10 @@ def run(settings: Settings, words: Sequence[str]) -> None:
                 on_damaged=tell if first else lambda what: None,  # one process tells it
             )  # fmt: skip
             stack.enter_context(folder)
-            missing = [index for index in indices if not folder.has(index)]
+            with stages("certification"):
+                compiled()
+                goes_on = rule(spending, plan, protocol, grid)
+            missing = unfinished(plan, folder.records, indices, goes_on)
             stack.enter_context(Heartbeat(out, processes.process, settings.patience))
         if first and labels:
             said = ", ".join(f"{name} {label}" for name, label in list(labels.items())[:20])
@@ -180,27 +191,48 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             _confirm(dataset, [index for index in indices if folder.has(index)], folder, console)
         with stages("sampling"):
             share = missing[processes.process :: processes.processes]
-            _sample(settings, plan, classifier, dataset, grid, share, folder, processes, console)
+            _sample(
+                settings,
+                plan,
+                classifier,
+                dataset,
+                grid,
+                share,
+                folder,
+                processes,
+                goes_on,
+                console,
+            )
             if not first:
                 return
-            _gather(indices, folder, processes, settings.patience, again, console)
+
+            def left() -> list[int]:
+                found = unfinished(plan, folder.records, indices, goes_on)
+                return [one for one in found if one not in folder.records or folder.has(one)]
+
+            _gather(left, folder, processes, settings.patience, again, console)
         records = [folder.records[index] for index in indices]
         with stages("certification"):
             compiled()
-            table = certify_table(table_of(plan, protocol, records, grid), protocol)
+            radius_of = None if goes_on is None else goes_on.radius
+            table = certify_table(table_of(plan, protocol, records, grid, radius_of), protocol)
         proved = True
         if settings.prove:
             with stages("proofs"):
                 table, proved = ending.prove(table, out, console)
         with stages("report"):
+            most = f"N {'=' if plan.looks is None else '≤'} {plan.schedule[-1]:,}"
             title = (
-                f"{source}, {len(indices)} images; N = {plan.n:,}, α = {protocol.alpha:g}\n"
+                f"{source}, {len(indices)} images; {most}, α = {protocol.alpha:g}\n"
                 f"{noise.describe(law)}; {draws.describe(grid)} draws"
             )
             methods = {"Neyman-Pearson": table.neyman_pearson.radius, "DSRS": table.radius}
-            ending.write(out, {ending.CERTIFICATES_FILE: table}, methods, title, console)
+            tables = {ending.CERTIFICATES_FILE: table}
+            ending.write(out, tables, methods, title, console, spending.radii)
     ending.say_not_finite(plan, records, console)
     remarks.tell_copies(records, console)
+    whole = len(missing) == len(indices) and processes.processes == 1
+    say_draws(plan, records, stages.seconds["sampling"] if whole else 0.0, console)
     console.print(f"seconds: {stages}")
     written = f"{out / ending.CERTIFICATES_FILE}, {out / ending.PICTURE_FILE}"
     console.print(written, soft_wrap=True, markup=False)
@@ -209,22 +241,6 @@ def run(settings: Settings, words: Sequence[str]) -> None:
 
 def _nothing() -> None:
     """What a process that certifies nothing waits for."""
-
-
-class _Stages:
-    """Seconds of each part of a run."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        yield
-        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - begun
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {seconds:.1f}" for name, seconds in self._seconds.items())
 
 
 def _identity(
@@ -244,6 +260,7 @@ def _identity(
         "eta": plan.law.eta,
         **{f"q_{kind}": [extra.value for extra in plan.of_kind(kind)] for kind in Kind},
         "n": plan.n,
+        "looks": settings.spending.described,
         "alpha": settings.protocol.alpha,
         "bounds": settings.protocol.bounds,
         "draws": draws.describe(grid),
@@ -278,7 +295,11 @@ def _announce_largest_radius(plan: SamplingPlan, protocol: Protocol, console: Co
         draws.append(int(np.floor(plan.n * share)))
     every = np.array([plan.n])
     laws = [plan.law, *(plan.laws(extra, every, protocol) for extra in plan.extra)]
-    best = certify_table(VoteTable.from_counts(laws, [draws], draws), protocol)
+    counts = VoteTable.from_counts(laws, [draws], draws, names=plan.names)
+    if plan.looks is not None:
+        at_plan = LookedAt(plan.looks, np.array([plan.looks.planned_look]))
+        counts = dataclasses.replace(counts, looked=at_plan)
+    best = certify_table(counts, protocol)
     plain, most = float(best.neyman_pearson.radius[0]), float(best.radius[0])
     if max(plain, most) <= 0.0:
         raise UserError(
@@ -316,6 +337,7 @@ def _sample(
     missing: list[int],
     folder: RecordFolder,
     processes: Group,
+    goes_on: Stopping | None,
     console: Console,
 ) -> None:
     """Draws and records this process's share of the images."""
@@ -338,7 +360,7 @@ def _sample(
         _find_batch(plan, sampler, dataset.image_shape, len(missing), folder)
     what = "sampling" if processes.processes == 1 else f"sampling ({processes.process})"
     with report.progress(console, what, len(missing), "images") as advance:
-        collect(plan, settings.protocol.protocol(), sampler, examples, folder, advance)
+        collect(plan, settings.protocol.protocol(), sampler, examples, folder, advance, goes_on)
 
 
 def _find_batch(
@@ -357,7 +379,7 @@ def _find_batch(
 
 
 def _gather(
-    indices: list[int],
+    left: Callable[[], list[int]],
     folder: RecordFolder,
     processes: Group,
     patience: float,
@@ -368,7 +390,7 @@ def _gather(
 
     def absent() -> list[int]:
         folder.refresh()
-        return [index for index in indices if index not in folder.records]
+        return left()
 
     lost: list[int] = []
     if processes.processes > 1 and absent():
@@ -378,6 +400,6 @@ def _gather(
     if missing := absent():
         who = ", ".join(str(process) for process in lost) or "none that is known of"
         raise IncompleteError(
-            f"{ending.some(missing)} of {len(indices)} missing (lost processes: {who}); all else "
+            f"{ending.some(missing)} missing (lost processes: {who}); all else "
             f"is kept. This completes them, with any number of processes: {again}"
         )

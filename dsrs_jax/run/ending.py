@@ -33,12 +33,13 @@ def write(
     methods: Mapping[str, NDArray[np.float64]],
     title: str,
     console: Console,
+    wanted: Sequence[float] = (),
 ) -> None:
-    """Writes the tables under their names and the picture, and prints certified accuracies."""
+    """Writes tables and picture, prints certified accuracies; at `wanted` radii or round ones."""
     for name, table in tables.items():
         write_whole(folder / name, schema.text(schema.columns(table)))
-    write_whole(folder / PICTURE_FILE, report.curves(methods, title))
-    console.print(report.accuracy_table(methods))
+    write_whole(folder / PICTURE_FILE, report.curves(methods, title, wanted))
+    console.print(report.accuracy_table(methods, wanted))
 
 
 def prove(

@@ -36,6 +36,7 @@ class _Option:
     often: bool
     positional: bool
     local: bool
+    several: bool
 
 
 def option(
@@ -48,6 +49,7 @@ def option(
     often: bool = False,
     positional: bool = False,
     local: bool = False,
+    several: bool = False,
 ) -> Any:
     """A field that is an option.
 
@@ -60,8 +62,9 @@ def option(
         often: whether it stands with the first options of the help.
         positional: whether it is given by its place.
         local: whether it is a path on this machine: an address is refused.
+        several: whether values follow one another, instead of the option's being repeated.
     """
-    found = _Option(help, metavar, choices, tuple(flags), often, positional, local)
+    found = _Option(help, metavar, choices, tuple(flags), often, positional, local, several)
     return dataclasses.field(default=default, metadata={_KEY: found})
 
 
@@ -186,7 +189,9 @@ def _add(parser: Any, field: dataclasses.Field[Any], found: _Option, hint: Any) 
         parser.add_argument(*names, action="store_true", **keywords)
         return
     if repeated:
-        keywords["action"] = "append"
+        keywords["action"] = "extend" if found.several else "append"
+    if found.several:
+        keywords["nargs"] = "+"
     if inner is not str:
         keywords["type"] = inner
     keywords["metavar"] = found.metavar

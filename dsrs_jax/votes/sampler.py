@@ -164,6 +164,10 @@ class Sampler:
                 "not; use --draws float32"
             )
         self.batch, self.grid = batch, grid
+        # Once, and not with every request: requests may be short.
+        everywhere = NamedSharding(self._mesh, PartitionSpec())
+        with precision(grid):
+            self._constants = jax.device_put((self._model, self._cutoffs, self._key), everywhere)
 
     @property
     def devices(self) -> int:
@@ -264,11 +268,12 @@ class Sampler:
     def _dispatch(self, block: Block, tile: int, span: np.ndarray) -> Array:
         # Like the key's generator: a vote must not depend on what the process has set.
         with jax.threefry_partitionable(True), precision(self.grid):
+            model, cutoffs, key = self._constants
             return count_block(
-                self._model,
+                model,
                 jax.device_put(block, NamedSharding(self._mesh, PartitionSpec("devices"))),
-                self._cutoffs,
-                self._key,
+                cutoffs,
+                key,
                 span,
                 grid=self.grid,
                 tile=tile,

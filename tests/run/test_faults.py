@@ -3,7 +3,6 @@
 import json
 import resource
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,24 +10,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from certify_runs import IMAGES, WORK, record_files, recorded, rows_of, wait_for_more
+from certify_runs import IMAGES, WORK, joined, record_files, recorded, rows_of, wait_for_more
 from PIL import Image
 
 from dsrs_jax import data, models
 from dsrs_jax.run.main import main
 
 Start = Callable[..., subprocess.Popen[str]]
-
-
-def _joined(command: list[str], processes: int) -> list[list[str]]:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    return [
-        [*command, "--coordinator", f"localhost:{port}", "--num-processes", str(processes),
-         "--process-id", str(number), "--patience", "3"]
-        for number in range(processes)
-    ]  # fmt: skip
 
 
 def test_a_lost_process_costs_its_share_and_any_number_completes_it(
@@ -38,7 +26,7 @@ def test_a_lost_process_costs_its_share_and_any_number_completes_it(
     command = ["--model", model, *WORK, "--batch", "1", "--out", str(out)]
 
     # Of two, the second is lost: the first gathers the records, and says what is missing.
-    first, second = [start(one) for one in _joined(command, 2)]
+    first, second = [start(one) for one in joined(command, 2)]
     assert wait_for_more([first, second], out, 0, process=1)
     second.kill()
     second.communicate()
@@ -55,7 +43,7 @@ def test_a_lost_process_costs_its_share_and_any_number_completes_it(
     # would gather the records is lost.
     before = [recorded(out, number) for number in range(3)]
     missing = range(IMAGES - sum(before))
-    others = [start(one, devices=2) for one in _joined(command, 3)]
+    others = [start(one, devices=2) for one in joined(command, 3)]
     assert wait_for_more(others, out, len(record_files(out)))
     others[0].kill()
     others[0].communicate()

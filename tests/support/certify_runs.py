@@ -1,6 +1,7 @@
 """Runs of `dsrs-jax certify` seen from outside: their rows, their files, their progress."""
 
 import csv
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -40,3 +41,15 @@ def wait_for_more(
         assert time.monotonic() < deadline
         time.sleep(0.002)
     return True
+
+
+def joined(command: list[str], processes: int) -> list[list[str]]:
+    """The command of each of so many processes of one run."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    return [
+        [*command, "--coordinator", f"localhost:{port}", "--num-processes", str(processes),
+         "--process-id", str(number), "--patience", "3"]
+        for number in range(processes)
+    ]  # fmt: skip

@@ -1,5 +1,6 @@
 """From probability bounds to certified radii: the dual, its solver, its verifier."""
 
+from dsrs_jax.certify.budget import Budget
 from dsrs_jax.certify.certificates import Certificates, Solver
 from dsrs_jax.certify.grid import last_on_grid
 from dsrs_jax.certify.search import certify, compile_ahead
@@ -8,6 +9,7 @@ from dsrs_jax.certify.table import CertificateTable, Status, certify_table
 from dsrs_jax.certify.verifier import evaluate, worst_case
 
 __all__ = [
+    "Budget",
     "CertificateTable",
     "Certificates",
     "Goal",

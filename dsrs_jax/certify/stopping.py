@@ -26,7 +26,7 @@ _FURTHER = 1.0 + 1e-4  # a forecast is trusted to this
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """What draws are spent on; one of the two.
+    """What draws are spent on; one of the two, or neither where a budget ends them.
 
     Attributes:
         tolerance: to go on is worth while if it adds more than this share of the radius.
@@ -76,15 +76,28 @@ class Stopping:
 
     def __call__(self, counted: Counted) -> Bool[np.ndarray, " images"]:
         """(images,) whether to go on: some further look is worth while."""
+        now, later = self.outlook(counted)
+        most = np.max([np.zeros(len(now)), *later.values()], axis=0)
+        if self._radii.size:
+            return self.gain(now, most) > 0.0
+        return most > now * (1.0 + (self.goal.tolerance or 0.0))
+
+    def outlook(
+        self, counted: Counted
+    ) -> tuple[Float64[np.ndarray, " images"], dict[int, Float64[np.ndarray, " images"]]]:
+        """(images,) radii to expect now, and at each later look from the planned one on."""
         now = self.radius(counted)
         reach = np.where((now == 0.0) | (self._radii.size > 0), _OPTIMISM, 0.0)
-        later = np.zeros(len(now))
-        for number in range(max(counted.number + 1, self.looks.planned_look), self._last + 1):
-            later = np.maximum(later, self._at(counted, number, reach))
+        ahead = range(max(counted.number + 1, self.looks.planned_look), self._last + 1)
+        return now, {number: self._at(counted, number, reach) for number in ahead}
+
+    def gain(
+        self, now: Float64[np.ndarray, " images"], later: Float64[np.ndarray, " images"]
+    ) -> Float64[np.ndarray, " images"]:
+        """(images,) what is gained between two radii: further ones of the goal, or length."""
         if self._radii.size:
-            return self._reached(later) > self._reached(now / _FURTHER)
-        assert self.goal.tolerance is not None
-        return later > now * (1.0 + self.goal.tolerance)
+            return (self._reached(later) - self._reached(now / _FURTHER)).astype(np.float64)
+        return later - now
 
     def _reached(self, radius: NDArray[np.float64]) -> NDArray[np.int64]:
         """How many of the goal's radii are reached."""
@@ -93,7 +106,9 @@ class Stopping:
     def _at(self, counted: Counted, number: int, reach: NDArray[np.float64]) -> NDArray[np.float64]:
         """The radius to expect at a later look, where probabilities are as the votes say."""
         share = counted.votes / np.maximum(counted.draws, 1)
-        spread = np.sqrt(share * (1.0 - share) / np.maximum(counted.draws, 1))
+        # Of what is still to be drawn: these draws are among those.
+        fresh = 1.0 - self.looks.draws(counted.number) / self.looks.draws(number)
+        spread = np.sqrt(share * (1.0 - share) * fresh / np.maximum(counted.draws, 1))
         likely = np.minimum(share + reach[:, None] * spread, 1.0)
         own = counted.draws / counted.draws[:, :1]
         draws = np.round(own * self.looks.draws(number))

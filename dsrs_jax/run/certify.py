@@ -25,12 +25,12 @@ from rich.console import Console
 
 from dsrs_jax import data, noise, report
 from dsrs_jax.bounds import Protocol
-from dsrs_jax.certify import Stopping, certify_table, compile_ahead
+from dsrs_jax.certify import Budget, Stopping, certify_table, compile_ahead
 from dsrs_jax.models import Classifier, fingerprint
 from dsrs_jax.run import draws, ending, remarks
 from dsrs_jax.run import settings as options
 from dsrs_jax.run.model import classifier_of
-from dsrs_jax.run.spending import SpendingOptions, rule, say_draws
+from dsrs_jax.run.spending import SpendingOptions, left, rule, say_draws
 from dsrs_jax.run.stages import Stages
 from dsrs_jax.system.devices import use_all_cores
 from dsrs_jax.system.errors import IncompleteError, UserError
@@ -51,7 +51,6 @@ from dsrs_jax.votes import (
     problem_of,
     second_laws,
     table_of,
-    unfinished,
 )
 from dsrs_jax.votes.records import CONFIG_FILE, earlier_settings
 
@@ -159,6 +158,9 @@ def run(settings: Settings, words: Sequence[str]) -> None:
                     settings.draws, earlier_settings(out).get("draws"), dataset, classifier, law,
                     measure=len(indices) * plan.n >= _WORTH_TUNING, first=first, console=console,
                 )  # fmt: skip
+            with stages("certification"):
+                compiled()
+                goes_on = rule(spending, plan, protocol, grid, len(indices), processes.processes)
             identity = _identity(settings, plan, classifier, dataset, grid)
             if labels:
                 identity["class_labels"] = labels
@@ -169,11 +171,13 @@ def run(settings: Settings, words: Sequence[str]) -> None:
                 on_damaged=tell if first else lambda what: None,  # one process tells it
             )  # fmt: skip
             stack.enter_context(folder)
-            with stages("certification"):
-                compiled()
-                goes_on = rule(spending, plan, protocol, grid)
-            missing = unfinished(plan, folder.records, indices, goes_on)
+            missing = left(goes_on, plan, folder.records, indices)
             stack.enter_context(Heartbeat(out, processes.process, settings.patience))
+
+        def to_draw(rule: Stopping | Budget | None) -> list[int]:
+            found = left(rule, plan, folder.records, indices)
+            return [one for one in found if one not in folder.records or folder.has(one)]
+
         if first and labels:
             said = ", ".join(f"{name} {label}" for name, label in list(labels.items())[:20])
             more = f" and {len(labels) - 20} more ({CONFIG_FILE})" if len(labels) > 20 else ""
@@ -191,26 +195,11 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             _confirm(dataset, [index for index in indices if folder.has(index)], folder, console)
         with stages("sampling"):
             share = missing[processes.process :: processes.processes]
-            _sample(
-                settings,
-                plan,
-                classifier,
-                dataset,
-                grid,
-                share,
-                folder,
-                processes,
-                goes_on,
-                console,
-            )
+            _sample(settings, plan, classifier, dataset, grid, share, folder, processes,
+                    lambda: to_draw(goes_on), goes_on, console)  # fmt: skip
             if not first:
                 return
-
-            def left() -> list[int]:
-                found = unfinished(plan, folder.records, indices, goes_on)
-                return [one for one in found if one not in folder.records or folder.has(one)]
-
-            _gather(left, folder, processes, settings.patience, again, console)
+            _gather(lambda: to_draw(goes_on), folder, processes, settings.patience, again, console)
         records = [folder.records[index] for index in indices]
         with stages("certification"):
             compiled()
@@ -337,7 +326,8 @@ def _sample(
     missing: list[int],
     folder: RecordFolder,
     processes: Group,
-    goes_on: Stopping | None,
+    to_draw: Callable[[], list[int]],
+    goes_on: Stopping | Budget | None,
     console: Console,
 ) -> None:
     """Draws and records this process's share of the images."""
@@ -359,8 +349,12 @@ def _sample(
     if settings.batch is None:
         _find_batch(plan, sampler, dataset.image_shape, len(missing), folder)
     what = "sampling" if processes.processes == 1 else f"sampling ({processes.process})"
-    with report.progress(console, what, len(missing), "images") as advance:
-        collect(plan, settings.protocol.protocol(), sampler, examples, folder, advance, goes_on)
+    while missing:
+        with report.progress(console, what, len(missing), "images") as advance:
+            collect(plan, settings.protocol.protocol(), sampler, examples, folder, advance, goes_on)
+        # A budget is spent in rounds, each after the counts of the last.
+        missing = to_draw() if isinstance(goes_on, Budget) else []
+        examples = data.read_ahead(dataset, missing)
 
 
 def _find_batch(
@@ -379,7 +373,7 @@ def _find_batch(
 
 
 def _gather(
-    left: Callable[[], list[int]],
+    to_draw: Callable[[], list[int]],
     folder: RecordFolder,
     processes: Group,
     patience: float,
@@ -390,7 +384,7 @@ def _gather(
 
     def absent() -> list[int]:
         folder.refresh()
-        return left()
+        return to_draw()
 
     lost: list[int] = []
     if processes.processes > 1 and absent():

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from dsrs_jax.bounds import Looks, Protocol
-from dsrs_jax.certify import Goal, Stopping, increasing
+from dsrs_jax.certify import Budget, Goal, Stopping, increasing
 from dsrs_jax.noise import sound
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.options import option
-from dsrs_jax.votes import SamplingPlan, State
+from dsrs_jax.votes import SamplingPlan, State, counted, looks_of, unfinished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +27,18 @@ class SpendingOptions:
     tolerance: float | None = option(
         None, "until N would add less than this share of a radius", metavar="T", often=True
     )
+    budget: int | None = option(
+        None, "this many of all images together, where they add most", metavar="DRAWS"
+    )
     times: int = option(
         1, "up to F times N draws, also of a run that is done", metavar="F", flags=["--continue"]
     )
 
     def __post_init__(self) -> None:
-        if self.radii and self.tolerance is not None:
-            raise UserError("--radii and --tolerance are two goals; give one")
+        if self.tolerance is not None and (self.radii or self.budget is not None):
+            raise UserError("--tolerance, and --radii or --budget, are two goals; give one")
+        if self.budget is not None and self.budget < 1:
+            raise UserError(f"--budget must be positive, got {self.budget}")
         if not increasing(self.radii):
             raise UserError(
                 f"--radii must be positive and increase, got {' '.join(map(str, self.radii))}"
@@ -44,14 +49,14 @@ class SpendingOptions:
             raise UserError(f"--continue must be a power of two, got {self.times}")
         if self.times > 1 and not self.goal:
             raise UserError(
-                "all of alpha is spent at N draws: --continue goes with --radii or --tolerance "
-                "above 0, and an --out that was begun with one of them"
+                "all of alpha is spent at N draws: --continue goes with --radii, --budget or "
+                "--tolerance above 0, and an --out that was begun with one of them"
             )
 
     @property
     def goal(self) -> Goal | None:
         """None: all draws of every image. A tolerance of 0 is that, too."""
-        if self.radii or self.tolerance:
+        if self.radii or self.tolerance or self.budget:
             return Goal(self.tolerance, self.radii)
         return None
 
@@ -70,11 +75,11 @@ class SpendingOptions:
         if self.goal:
             raise UserError(
                 "the run in --out spent all of alpha at its N draws, nothing is left for looks; "
-                "give no --radii, --tolerance or --continue, or another --out"
+                "give no --radii, --tolerance, --budget or --continue, or another --out"
             )
         raise UserError(
-            "the run in --out shares alpha among looks: give --radii or --tolerance, or another "
-            "--out"
+            "the run in --out shares alpha among looks: give --radii, --tolerance or --budget, or "
+            "another --out"
         )
 
     @property
@@ -84,15 +89,47 @@ class SpendingOptions:
 
 
 def rule(
-    options: SpendingOptions, plan: SamplingPlan, protocol: Protocol, grid: int | None
-) -> Stopping | None:
-    """Which images go on after a look; None where there is one look only."""
+    options: SpendingOptions,
+    plan: SamplingPlan,
+    protocol: Protocol,
+    grid: int | None,
+    images: int,
+    processes: int,
+) -> Stopping | Budget | None:
+    """Which images go on after a look; None where there is one look only.
+
+    Raises:
+        UserError: a budget that is too small, or for several processes.
+    """
     if plan.looks is None or options.goal is None:
         return None
     laws = [plan.law, *(plan.fixed_law(extra) for extra in plan.extra)]
     charges = [0.0 if grid is None else sound.charge(law, grid) for law in laws]
     most = plan.schedule[-1]
-    return Stopping(laws, plan.names, charges, protocol, plan.looks, most, options.goal)
+    stopping = Stopping(laws, plan.names, charges, protocol, plan.looks, most, options.goal)
+    if options.budget is None:
+        return stopping
+    if processes > 1:
+        raise UserError("--budget weighs all images against one another: give it to one process")
+    budget = Budget(stopping, options.budget)
+    budget.refuse_too_few(images)
+    return budget
+
+
+def left(
+    goes_on: Stopping | Budget | None,
+    plan: SamplingPlan,
+    records: Mapping[int, dict[str, Any]],
+    indices: Sequence[int],
+) -> list[int]:
+    """Which images need draws, unreadable ones that may have become readable included."""
+    if isinstance(goes_on, Budget):
+        goes_on.decide(
+            [index for index in indices if State.UNREADABLE not in records.get(index, {})],
+            lambda index: looks_of(records[index]) if index in records else 0,
+            lambda own, number: counted([records[index] for index in own], number),
+        )
+    return unfinished(plan, records, indices, goes_on)
 
 
 def say_draws(

@@ -3,8 +3,16 @@
 from dsrs_jax.votes.collection import collect
 from dsrs_jax.votes.kernel import tile_size
 from dsrs_jax.votes.plan import Kind, SamplingPlan, SecondLaw, second_laws
-from dsrs_jax.votes.record import confirm, drawn, not_finite, problem_of, table_of, unfinished
-from dsrs_jax.votes.records import RecordFolder
+from dsrs_jax.votes.record import (
+    confirm,
+    counted,
+    drawn,
+    not_finite,
+    problem_of,
+    table_of,
+    unfinished,
+)
+from dsrs_jax.votes.records import RecordFolder, looks_of
 from dsrs_jax.votes.sampler import PendingVotes, Sampler, Votes, can_be_sound, count_votes
 from dsrs_jax.votes.table import Counted, Intervals, LookedAt, SoundDraws, State, VoteTable
 
@@ -26,7 +34,9 @@ __all__ = [
     "collect",
     "confirm",
     "count_votes",
+    "counted",
     "drawn",
+    "looks_of",
     "not_finite",
     "problem_of",
     "second_laws",

@@ -12,7 +12,7 @@ install := $(venv)/python -m pip install --quiet --disable-pip-version-check --n
 .PHONY: certify test
 
 certify: .venv/installed
-	$(venv)/dsrs-jax certify
+	$(venv)/dsrs-jax certify --radii 0.2 0.4 0.6 0.8 1.0
 
 test: .venv/installed-test
 	$(venv)/ruff check .

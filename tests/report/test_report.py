@@ -31,3 +31,14 @@ def test_the_mean_is_shown_rounded_down() -> None:
 def test_a_figure_is_drawn_even_when_nothing_is_certified() -> None:
     content = report.curves({"Neyman-Pearson": np.zeros(4), "DSRS": np.array([0, 0, 0, 0.5])}, "t")
     assert content.startswith(b"\x89PNG")
+
+
+def test_a_table_of_wanted_radii_has_these_alone() -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    radii = {"DSRS": np.array([0.0, 0.25, 0.5, 0.7])}
+    console.print(report.accuracy_table(radii, (0.25, 0.7)))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    assert [line for line in lines if line[-1:] and line[-1].endswith("%")] == [
+        ["0.25", "75.0%"], ["0.7", "25.0%"],
+    ]  # fmt: skip
+    assert report.curves(radii, "title", (0.25, 0.7)).startswith(b"\x89PNG")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from certify_runs import joined, record_files, rows_of, wait_for_more
 
-from dsrs_jax.bounds import Looks
+from dsrs_jax.bounds import Looks, lower_bound
 from dsrs_jax.certify import certify
+from dsrs_jax.noise import generalized_gaussian, sound
 from dsrs_jax.proof import check
 from dsrs_jax.run.main import main
 
@@ -144,11 +145,37 @@ def test_a_run_that_is_done_goes_on_to_further_looks(
         assert error.count("\n") == 1 and message in error
 
 
+def test_a_budget_is_spent_where_it_adds_most_and_no_kill_changes_where(
+    looked: Path, model: str, start: Start, tmp_path: Path
+) -> None:
+    budget = IMAGES * N // 4
+    command = ["--model", model, *WORK, "--budget", str(budget)]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(["certify", *command, "--out", str(whole)]) == 0
+    draws = [int(row["n"]) for row in rows_of(whole)]
+    assert budget - N < sum(draws) <= budget and min(draws) < max(draws)
+    for devices in (1, 2):
+        process = start([*command, "--out", str(killed), "--batch", "1"], devices)
+        if wait_for_more([process], killed, len(record_files(killed))):
+            time.sleep(0.1)
+        process.kill()
+        process.communicate()
+    assert main(["certify", *command, "--out", str(killed)]) == 0
+    assert recorded(killed) == recorded(whole)
+    assert (killed / "certificates.csv").read_bytes() == (whole / "certificates.csv").read_bytes()
+    # With radii it is the table that it raises.
+    table = ["--model", model, *WORK, "--budget", str(budget), "--radii", *RADII]
+    assert main(["certify", *table, "--out", str(tmp_path / "table")]) == 0
+    for radius in map(float, RADII):
+        reach = [
+            sum(float(row["radius_dsrs"]) >= radius for row in rows_of(out))
+            for out in (looked, tmp_path / "table")
+        ]
+        assert abs(reach[0] - reach[1]) <= 1
+
+
 def test_a_row_at_a_look_has_that_looks_share_of_alpha(looked: Path) -> None:
     """Neyman-Pearson's radius, computed again from the counts of a row."""
-    from dsrs_jax.bounds import lower_bound
-    from dsrs_jax.noise import generalized_gaussian, sound
-
     for row in rows_of(looked):
         alpha = 0.001 * float(LOOKS.share(int(row["look"])))
         law = generalized_gaussian(64, float(row["sigma"]), float(row["k"]))

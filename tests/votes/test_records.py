@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsrs_jax.bounds import Looks
 from dsrs_jax.noise import generalized_gaussian
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.votes import RecordFolder, SamplingPlan, problem_of, second_laws
@@ -293,3 +294,37 @@ def test_a_batch_that_nothing_can_be_drawn_with_is_measured_again(
         assert folder.batch("cpu x 1") is None
         folder.remember_batch("cpu x 1", 128)
         assert folder.batch("cpu x 1") == 128
+
+
+def test_counts_at_looks_follow_from_one_another() -> None:
+    """Earlier looks are those of the schedule, and none of them has what the next one has not."""
+    looks = Looks(4000)
+    plan = SamplingPlan(generalized_gaussian(64, 0.5, 28), (), 4000, looks)
+
+    def counts(number: int, wrong: int) -> dict:
+        draws = looks.draws(number)
+        return {"draws": [draws], "votes": [draws - wrong]}
+
+    def problem(earlier: object, last: dict) -> str | None:
+        record = {"index": 1, "label": 3, "image": "0" * 16, **last}
+        return problem_of(plan, record if earlier is None else record | {"earlier": earlier})
+
+    assert problem(None, counts(1, 5)) is None
+    assert problem([counts(1, 5), counts(2, 5)], counts(3, 90)) is None
+    further = [counts(number, 7) for number in range(1, 5)]
+    assert problem(further, counts(5, 7)) is None  # beyond the plan
+    for earlier, last in (
+        ([], counts(1, 5)),
+        ({}, counts(1, 5)),
+        ([1], counts(2, 5)),
+        (None, counts(2, 5)),  # a look is missing
+        ([counts(2, 5)], counts(3, 5)),
+        ([counts(1, 5)], counts(2, 4)),  # wrong draws became right ones
+        ([counts(1, 500)], counts(2, 500) | {"votes": [400]}),
+        ([counts(1, 5) | {"votes": [1e3]}], counts(2, 5)),
+        ([counts(1, 5)], counts(2, 5) | {"abstained": True}),
+    ):
+        assert problem(earlier, last) is not None
+    fixed = SamplingPlan(generalized_gaussian(64, 0.5, 28), (), 2048)
+    record = {"index": 1, "label": 3, "image": "0" * 16, **counts(2, 5), "earlier": [counts(1, 5)]}
+    assert "none" in str(problem_of(fixed, record))

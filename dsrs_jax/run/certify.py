@@ -60,14 +60,14 @@ _WORTH_TUNING = 1_000_000  # draws: with fewer not even the first trial is won b
 
 @dataclasses.dataclass(frozen=True)
 class SecondLawOptions:
-    """Second laws Q, used jointly (default: --q-inside 0.2, 0.4, 0.6, 0.8)."""
+    """Second laws Q, all repeatable (default: --q-inside 0.2, 0.4, 0.6, 0.8)."""
 
     q_inside: tuple[float, ...] = option(
-        (), "P truncated at quantile b, off P's own draws; repeatable", metavar="b"
+        (), "P truncated at quantile b, off P's own draws", metavar="b"
     )
-    q_sigma: tuple[float, ...] = option((), "P with another sigma; repeatable", metavar="B")
+    q_sigma: tuple[float, ...] = option((), "P with another sigma", metavar="B")
     q_threshold: tuple[str, ...] = option(
-        (), "P truncated at b, or by the paper's rules; repeatable", metavar="b|x|x+|x2|x2+"
+        (), "P truncated at b, or by the paper's rules", metavar="b|x|x+|x2|x2+"
     )
 
     def laws(self) -> tuple[SecondLaw, ...]:
@@ -89,12 +89,10 @@ class Settings:
     images: options.ImageOptions = group(options.ImageOptions)
     out: str | None = option(None, "folder or bucket; runs/DATASET", metavar="DIR", often=True)
     prove: bool = option(False, "prove every radius in ball arithmetic", often=True)
-    draws: str | None = option(
-        None, "by itself sound, where that costs under 10%% of sampling", choices=draws.KINDS
-    )
+    draws: str | None = option(None, "sound, where that is cheap", choices=draws.KINDS)
     seed: int = option(0, "of all draws", metavar="SEED")
     batch: int | None = option(None, "draws in flight; votes do not depend on it", metavar="N")
-    patience: float = option(60.0, "seconds until a silent process is given up", metavar="S")
+    patience: float = option(60.0, "seconds until a silent process is lost", metavar="S")
     processes: options.ProcessOptions = group(options.ProcessOptions)
     compilation: options.CompilationOptions = group(options.CompilationOptions)
 

@@ -28,7 +28,7 @@ class DatasetOptions:
     split: str = option("test", "which part", choices=data.SPLITS)
     classes: str | None = option(
         None,
-        "names of the class folders, one a line, in the model's order",
+        "class folders' names in the model's order",
         metavar="FILE",
         local=True,
     )
@@ -74,7 +74,7 @@ class ModelOptions:
     )
     arch: str | None = option(None, "of a PyTorch file", choices=ARCHITECTURES)
     input_scaling: str | None = option(None, "of a PyTorch file", choices=SCALINGS)
-    dtype: str = option("float32", "of the model's arithmetic", choices=DTYPES)
+    dtype: str = option("float32", "arithmetic", choices=DTYPES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +88,7 @@ class LawOptions:
         None, "k of the noise, 0 <= 2K < number of pixels", metavar="K", often=True
     )
     eta: float | None = option(None, "exponent of the tail", metavar="E")
-    noise: str | None = option(
-        None, "gaussian has k = 0, eta = 2", choices=("gaussian", "general-gaussian")
-    )
+    noise: str | None = option(None, "gaussian has k = 0", choices=("gaussian", "general-gaussian"))
 
     def __post_init__(self) -> None:
         if self.noise == "gaussian" and (self.k or (self.eta or 2.0) != 2.0):
@@ -146,7 +144,7 @@ class ProtocolOptions:
 class ProcessOptions:
     """Several processes, one a host: the same command on each, with one --out."""
 
-    distributed: bool = option(False, "find the others: TPU, Slurm, Open MPI, Kubernetes")
+    distributed: bool = option(False, "find the others: TPU, Slurm, MPI, Kubernetes")
     coordinator: str | None = option(None, "of process 0", metavar="HOST:PORT")
     num_processes: int | None = option(None, "how many", metavar="P")
     process_id: int | None = option(None, "which one, 0 ... P - 1", metavar="I")

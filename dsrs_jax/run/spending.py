@@ -25,13 +25,11 @@ class SpendingOptions:
         (), "only to know which of these an image reaches", metavar="R", several=True, often=True
     )
     tolerance: float | None = option(
-        None, "until N would add less than this share of a radius", metavar="T", often=True
+        None, "until N add less than this share of a radius", metavar="T", often=True
     )
-    budget: int | None = option(
-        None, "this many of all images together, where they add most", metavar="DRAWS"
-    )
+    budget: int | None = option(None, "so many of all images, where they add most", metavar="DRAWS")
     times: int = option(
-        1, "up to F times N draws, also of a run that is done", metavar="F", flags=["--continue"]
+        1, "up to F * N draws, also of a finished run", metavar="F", flags=["--continue"]
     )
 
     def __post_init__(self) -> None:

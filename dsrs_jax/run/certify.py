@@ -213,7 +213,8 @@ def run(settings: Settings, words: Sequence[str]) -> None:
                 f"{source}, {len(indices)} images; {most}, α = {protocol.alpha:g}\n"
                 f"{noise.describe(law)}; {draws.describe(grid)} draws"
             )
-            methods = {"Neyman-Pearson": table.neyman_pearson.radius, "DSRS": table.radius}
+            alone = "Neyman-Pearson, of DSRS's draws" if spending.radii else "Neyman-Pearson"
+            methods = {alone: table.neyman_pearson.radius, "DSRS": table.radius}
             tables = {ending.CERTIFICATES_FILE: table}
             ending.write(out, tables, methods, title, console, spending.radii)
     ending.say_not_finite(plan, records, console)

@@ -4,7 +4,7 @@ from dsrs_jax.certify.budget import Budget
 from dsrs_jax.certify.certificates import Certificates, Solver
 from dsrs_jax.certify.grid import last_on_grid
 from dsrs_jax.certify.search import certify, compile_ahead
-from dsrs_jax.certify.stopping import Goal, Stopping, increasing
+from dsrs_jax.certify.stopping import Goal, Stopping
 from dsrs_jax.certify.table import CertificateTable, Status, certify_table
 from dsrs_jax.certify.verifier import evaluate, worst_case
 
@@ -20,7 +20,6 @@ __all__ = [
     "certify_table",
     "compile_ahead",
     "evaluate",
-    "increasing",
     "last_on_grid",
     "worst_case",
 ]

@@ -30,6 +30,8 @@ class Budget:
         self._stopping, self._draws = stopping, draws
         self.radius = stopping.radius
         self._target: dict[int, int] = {}
+        # By image and look: its counts there never change, and each round ranks all images.
+        self._worths: dict[tuple[int, int], float] = {}
 
     def __call__(self, counted: Counted) -> Bool[np.ndarray, " images"]:
         """(images,) whether an image is to reach a further look than this one."""
@@ -86,14 +88,14 @@ class Budget:
         self, target: dict[int, int], counted: Callable[[Sequence[int], int], Counted]
     ) -> list[int]:
         """Images that further draws may raise, those first that gain most from each draw."""
-        order, gains = [], []
-        for number in sorted(set(target.values())):
-            own = [index for index, reached in target.items() if reached == number]
-            order += own
-            gains.append(self._worth(counted(own, number)))
-        gained = np.concatenate(gains)
-        ranked = np.argsort(-gained, kind="stable")
-        return [order[i] for i in ranked[gained[ranked] > 0.0].tolist()]
+        for number in set(target.values()):
+            new = [i for i, at in target.items() if at == number and (i, at) not in self._worths]
+            if new:
+                found = self._worth(counted(new, number)).tolist()
+                self._worths |= {(i, number): one for i, one in zip(new, found, strict=True)}
+        worth = {index: self._worths[index, number] for index, number in target.items()}
+        gaining = [index for index in target if worth[index] > 0.0]
+        return sorted(gaining, key=lambda index: -worth[index])
 
     def _worth(self, counted: Counted) -> Float64[np.ndarray, " images"]:
         """(images,) the most that a further draw adds on the way to some later look."""

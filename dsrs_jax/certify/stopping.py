@@ -69,6 +69,8 @@ class Stopping:
         self._all_right = protocol.all_right(names)
         self._last = len(looks.up_to(most))
         self._radii = np.array(goal.radii)
+        # By look, where the all-right rule is in force: its ceiling, and the radius above it.
+        self._of_no_wrong_vote: dict[int, NDArray[np.float64]] = {}
 
     def radius(self, counted: Counted) -> Float64[np.ndarray, " images"]:
         """(images,) the radius to expect of these counts, if no more are drawn."""
@@ -122,15 +124,12 @@ class Stopping:
         radius = self.forecast(np.maximum(bounds, 0.0))
         if not self._all_right:
             return radius
-        total = draws[:, 0]
-        right = votes[:, 0] == total
-        alone = np.zeros((2, len(total), len(self._shares)))
-        alone[0, :, 0] = self._protocol.lower(total, total, alpha * self._shares[0])
-        alone[1, :, 0] = self._protocol.lower(total, total, alpha)
-        ceiling, whole = self.forecast(np.maximum(alone - self._charge, 0.0))
-        return np.where(right, whole, np.minimum(radius, ceiling))
-
-
-def increasing(radii: Sequence[float]) -> bool:
-    """Whether these radii are positive and each larger than the one before."""
-    return all(low < high for low, high in zip((0.0, *radii), radii, strict=False))
+        if number not in self._of_no_wrong_vote:
+            total = self.looks.draws(number)
+            alone = np.zeros((2, len(self._shares)))
+            alone[:, 0] = self._protocol.lower(
+                total, total, alpha * np.array([self._shares[0], 1.0])
+            )
+            self._of_no_wrong_vote[number] = self.forecast(np.maximum(alone - self._charge, 0.0))
+        ceiling, whole = self._of_no_wrong_vote[number]
+        return np.where(votes[:, 0] == draws[:, 0], whole, np.minimum(radius, ceiling))

@@ -145,8 +145,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             law = settings.law.law(classifier.metadata.image_shape, classifier.metadata)
             n, spending = settings.protocol.n, settings.spending
             plan = SamplingPlan(law, second, n, spending.looks(n), spending.times)
-            if first and (out / CONFIG_FILE).exists():
-                spending.refuse_other_looks(earlier_settings(out))
+            spending.refuse_other_looks(earlier_settings(out))
             if first and not (out / CONFIG_FILE).exists():
                 with stages("certification"):
                     compiled()
@@ -172,8 +171,8 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             missing = left(goes_on, plan, folder.records, indices)
             stack.enter_context(Heartbeat(out, processes.process, settings.patience))
 
-        def to_draw(rule: Stopping | Budget | None) -> list[int]:
-            found = left(rule, plan, folder.records, indices)
+        def to_draw() -> list[int]:
+            found = left(goes_on, plan, folder.records, indices)
             return [one for one in found if one not in folder.records or folder.has(one)]
 
         if first and labels:
@@ -194,10 +193,10 @@ def run(settings: Settings, words: Sequence[str]) -> None:
         with stages("sampling"):
             share = missing[processes.process :: processes.processes]
             _sample(settings, plan, classifier, dataset, grid, share, folder, processes,
-                    lambda: to_draw(goes_on), goes_on, console)  # fmt: skip
+                    to_draw, goes_on, console)  # fmt: skip
             if not first:
                 return
-            _gather(lambda: to_draw(goes_on), folder, processes, settings.patience, again, console)
+            _gather(to_draw, folder, processes, settings.patience, again, console)
         records = [folder.records[index] for index in indices]
         with stages("certification"):
             compiled()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from dsrs_jax.bounds import Looks, Protocol
-from dsrs_jax.certify import Budget, Goal, Stopping, increasing
+from dsrs_jax.certify import Budget, Goal, Stopping
 from dsrs_jax.noise import sound
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.options import option
@@ -37,14 +38,12 @@ class SpendingOptions:
             raise UserError("--tolerance, and --radii or --budget, are two goals; give one")
         if self.budget is not None and self.budget < 1:
             raise UserError(f"--budget must be positive, got {self.budget}")
-        if not increasing(self.radii):
+        if not all(low < high for low, high in itertools.pairwise((0.0, *self.radii))):
             raise UserError(
                 f"--radii must be positive and increase, got {' '.join(map(str, self.radii))}"
             )
         if self.tolerance is not None and not 0.0 <= self.tolerance < 1.0:
             raise UserError(f"--tolerance must lie in [0, 1), got {self.tolerance:g}")
-        if self.times < 1 or self.times & (self.times - 1):
-            raise UserError(f"--continue must be a power of two, got {self.times}")
         if self.times > 1 and not self.goal:
             raise UserError(
                 "all of alpha is spent at N draws: --continue goes with --radii, --budget or "
@@ -64,6 +63,9 @@ class SpendingOptions:
 
     def refuse_other_looks(self, earlier: Mapping[str, Any]) -> None:
         """Refuses to go on with a run whose alpha was shared among looks in another way.
+
+        Args:
+            earlier: its settings, none where there was no run.
 
         Raises:
             UserError: it was.

@@ -94,6 +94,7 @@ def _at(record: Mapping[str, Any], number: int) -> Mapping[str, Any]:
 
 
 def counted(records: Sequence[Mapping[str, Any]], number: int) -> Counted:
+    """The counts of readable records at a look that all of them had."""
     at = [_at(record, number) for record in records]
     draws, votes = (np.array([counts[what] for counts in at]) for what in ("draws", "votes"))
     return Counted(np.array([record["index"] for record in records]), number, draws, votes)

@@ -142,18 +142,17 @@ class Sampler:
     ) -> None:
         if batch is not None and batch < 1:
             raise UserError(f"the batch must be positive, got {batch}")
-        self._model = (
+        model = (
             classifier if isinstance(classifier, Classifier) else jax.tree_util.Partial(classifier)
         )
         if grid is not None:
             # In JAX's 64-bit mode numbers of NumPy would reach the network as float64.
-            self._model = jax.tree.map(jnp.asarray, self._model)
+            model = jax.tree.map(jnp.asarray, model)
         _whole(seed, 0, SEEDS, "the seed")
         # By name: another default generator (jax_default_prng_impl) must not change a vote.
         # Apart from the keys of a training of the same seed: the noise must not know the network.
-        self._key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _SAMPLING)
+        key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _SAMPLING)
         self._real = np.float32 if grid is None else np.float64
-        self._cutoffs = np.asarray([*cutoffs, np.inf], dtype=self._real)
         self._on_smaller = on_smaller
         devices = np.array(jax.local_devices())
         self._mesh = Mesh(devices, ("devices",), axis_types=(AxisType.Auto,))
@@ -166,8 +165,9 @@ class Sampler:
         self.batch, self.grid = batch, grid
         # Once, and not with every request: requests may be short.
         everywhere = NamedSharding(self._mesh, PartitionSpec())
+        edges = np.asarray([*cutoffs, np.inf], dtype=self._real)
         with precision(grid):
-            self._constants = jax.device_put((self._model, self._cutoffs, self._key), everywhere)
+            self._constants = jax.device_put((model, edges, key), everywhere)
 
     @property
     def devices(self) -> int:

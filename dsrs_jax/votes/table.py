@@ -88,8 +88,9 @@ class LookedAt:
 
     def shares(self) -> Float64[np.ndarray, " images"]:
         """(images,) each image's share of alpha; 1 where nothing was drawn."""
-        found = [float(self.looks.share(one)) if one else 1.0 for one in self.number.tolist()]
-        return np.array(found, dtype=np.float64)
+        number, place = np.unique(self.number, return_inverse=True)
+        found = [float(self.looks.share(one)) if one else 1.0 for one in number.tolist()]
+        return np.array(found, dtype=np.float64)[place]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 from dsrs_jax.convert.checkpoint import read_tensors
 from dsrs_jax.convert.layouts import parts
 from dsrs_jax.models import Classifier, default_scaling, input_scaling
+from dsrs_jax.system.errors import UserError
 
 
 class Difference(NamedTuple):
@@ -30,21 +31,32 @@ class Difference(NamedTuple):
         return self.largest / max(self.scale, float(np.finfo(np.float32).tiny))
 
 
-def logit_difference(file: str | Path, classifier: Classifier, images: int = 8) -> Difference:
+def logit_difference(
+    file: str | Path, classifier: Classifier, images: int = 8, *, weights: str | None = None
+) -> Difference:
     """Compares a converted classifier with a PyTorch forward pass of the file it came from.
 
-    The images are random, with noise of standard deviation 1 around the middle of [0, 1].
+    The images are random, with noise of standard deviation 1 around the middle of [0, 1]; `weights`
+    is what `convert` was given.
+
+    Raises:
+        UserError: PyTorch is not installed.
     """
-    import torch
+    try:
+        import torch
+    except ImportError:
+        raise UserError("--check needs PyTorch: pip install 'dsrs_jax[torch]'") from None
 
     from dsrs_jax.convert.pytorch_models import pytorch_model
 
     metadata = classifier.metadata
     network = pytorch_model(metadata.arch)
     # The input layer that a file may have is the classifier's own scaling, or it is not converted.
-    prefix, tensors, _ = parts(read_tensors(Path(file))[1])
+    prefix, tensors, _ = parts(read_tensors(Path(file), weights)[1], metadata.arch)
     wanted = network.state_dict()
     found = {_ranked(name, tensors, prefix): tensor for name, tensor in tensors.items()}
+    if "fc.weight" in wanted and "fc.weight" not in found:  # others call the last layer so
+        found = {name.replace("linear.", "fc."): tensor for name, tensor in found.items()}
     ranked = {_ranked(name, wanted, ""): name for name in wanted}
     network.load_state_dict(
         # Old files lack the counters of batch norm, which change nothing here.
@@ -54,7 +66,8 @@ def logit_difference(file: str | Path, classifier: Classifier, images: int = 8) 
     noisy = np.random.default_rng(0).normal(0.5, 1.0, shape).astype(np.float32)
     kind = metadata.scaling or default_scaling(metadata.dataset)
     scaling = input_scaling(metadata.dataset, kind)
-    mean, deviation = np.array([scaling.mean, scaling.deviation], dtype=np.float32)
+    # Apart, because one number may stand for all channels.
+    mean, deviation = (np.asarray(n, np.float32) for n in (scaling.mean, scaling.deviation))
     scaled = (noisy - mean) / deviation
     with torch.no_grad():
         pixels = torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))

@@ -1,10 +1,11 @@
-"""Reads `.pth.tar` files: untrusted input, of which nothing is ever executed."""
+"""Reads `.pth.tar` and `.safetensors` files: untrusted input, of which nothing is executed."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+import os
 import pickle
 import re
 import shlex
@@ -15,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from dsrs_jax.convert.layouts import DEVIATIONS, MEANS, parameters_from, parts
+from dsrs_jax.convert.layouts import MEANS, parameters_from, parts
+from dsrs_jax.convert.safetensor_files import read_safetensors
 from dsrs_jax.models import (
     ARCHITECTURES,
     SCALED_DATASETS,
@@ -24,6 +26,7 @@ from dsrs_jax.models import (
     InputScaling,
     ModelMetadata,
     architecture,
+    check_scaling,
     default_scaling,
     input_scaling,
     parameters_of,
@@ -34,7 +37,10 @@ from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.files import cache_folder
 
 # Where training scripts put the state dict that they save with other things.
-_KEYS = ("state_dict", "model_state_dict", "model", "net")
+_KEYS = (
+    *("state_dict", "model_state_dict", "model", "net"),
+    *("state_dict_ema", "model_ema", "ema"),  # averages over the training
+)
 
 
 class _Unread:
@@ -80,23 +86,28 @@ def convert(
     arch: str | None = None,
     dataset: str | None = None,
     scaling: str | None = None,
+    weights: str | None = None,
 ) -> Classifier:
     """The classifier in a published PyTorch checkpoint; its logits are the PyTorch model's.
 
     Args:
-        file: `{'arch', 'state_dict', ...}` or a bare state dict, written by `torch.save`. The state
-            dict may also lie under `model_state_dict`, `model` or `net`, and its names may begin
-            as those of DataParallel and torch.compile do. An input layer in it must be the scaling.
+        file: `{'arch', 'state_dict', ...}` or a bare state dict, written by `torch.save`; or a
+            `.safetensors` file. The state dict may also lie under `model_state_dict`, `model`,
+            `net`, `state_dict_ema`, `model_ema` or `ema`, and its names may begin as those of
+            DataParallel and torch.compile do. An input layer in it must be the scaling.
         arch: needed where the file does not say one of ARCHITECTURES; it must not say another.
         dataset: whose input scaling it has; None for the one that the architecture is for.
-        scaling: `standardize` or `center`, which no checkpoint says; None for the default.
+        scaling: as `models.input_scaling` takes it, which no checkpoint says; None for the default.
+        weights: under which name the state dict lies, where a file holds several.
 
     Raises:
         UserError: in one line, for a file that cannot be read without executing it, that is no
             checkpoint, or whose tensors are not those of its architecture.
     """
     file = Path(file)
-    said, tensors = read_tensors(file)
+    if scaling is not None:
+        check_scaling(scaling)
+    said, tensors = read_tensors(file, weights)
     if arch is None and said is None:
         raise UserError(f"{file} does not say its architecture; give --arch")
     # Authors have names of their own for an architecture: those say nothing against --arch.
@@ -113,10 +124,10 @@ def convert(
         dataset = dataset or found.dataset
         kind = scaling or default_scaling(dataset)
         first = input_scaling(dataset, kind)
-        if len(first.mean) != found.image_shape[-1]:
+        channels = found.image_shape[-1]
+        if kind in ("standardize", "center") and len(first.mean) != channels:
             raise UserError(
-                f"{name} takes images of {found.image_shape[-1]} channels, {dataset} has "
-                f"{len(first.mean)}"
+                f"{name} takes images of {channels} channels, {dataset} has {len(first.mean)}"
             )
         description = ModelMetadata(
             arch=name,
@@ -128,9 +139,9 @@ def convert(
             source_sha256=_sha256(file),
         )
         expected = parameters_of(description)
-        prefix, network, input_layer = parts(tensors)
+        prefix, network, input_layer = parts(tensors, name)
         arrays = parameters_from(network, prefix, name, expected)
-        _check_scaling(input_layer, dataset, kind)
+        _check_scaling(input_layer, dataset, kind, channels)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     averages = (".mean", ".var")
@@ -138,37 +149,50 @@ def convert(
     return with_parameters(dataclasses.replace(description, parameters=size), arrays)
 
 
-def cached(file: str | Path, *, arch: str | None = None, scaling: str | None = None) -> Path:
+def cached(
+    file: str | Path,
+    *,
+    arch: str | None = None,
+    scaling: str | None = None,
+    weights: str | None = None,
+) -> Path:
     """The folder of a converted checkpoint, made on the first call.
 
     It lies in DSRS_CACHE, or in dsrs_jax in the user's cache folder, under the file's SHA-256.
     """
     file = Path(file)
-    folder = (
-        cache_folder() / "models" / "-".join([_sha256(file), arch or "own", scaling or "default"])
-    )
+    chosen = [arch or "own", scaling or "default", *([] if weights is None else [weights])]
+    folder = cache_folder() / "models" / "-".join([_sha256(file), *map(_file_name, chosen)])
     if not folder.exists():
-        classifier = convert(file, arch=arch, scaling=scaling)
+        classifier = convert(file, arch=arch, scaling=scaling, weights=weights)
         save_model(folder, classifier, classifier.metadata)
     return folder
 
 
-def _check_scaling(layer: Mapping[str, np.ndarray], dataset: str, kind: str) -> None:
+def _file_name(text: str) -> str:
+    """The text where it can be part of a file's name, else a digest of it."""
+    plain = re.fullmatch(r"\w{1,40}", text, re.ASCII)
+    return text if plain else hashlib.sha256(os.fsencode(text)).hexdigest()[:16]
+
+
+def _check_scaling(layer: Mapping[str, np.ndarray], dataset: str, kind: str, channels: int) -> None:
     """UserError unless an input layer, if the file has one, does what the scaling in use does."""
-    used = input_scaling(dataset, kind)
-    if not layer or _scales_as(layer, used):
+    if not layer or _scales_as(layer, input_scaling(dataset, kind), channels):
         return
     ordered = [dataset, *(name for name in SCALED_DATASETS if name != dataset)]
-    known = {(name, k): input_scaling(name, k) for name in ordered for k in SCALINGS}
+    known = {(d, k): input_scaling(d, k) for d in ordered for k in SCALINGS if d in SCALED_DATASETS}
     fitting = [
         names
         for names, scaling in known.items()
-        if len(scaling.mean) == len(used.mean) and _scales_as(layer, scaling)
+        if (len(scaling.mean) == channels or names[1] == "none")
+        and _scales_as(layer, scaling, channels)
     ]
     if fitting:
         advice = "convert it with --dataset {} --input-scaling {}".format(*fitting[0])
+    elif text := _spelled(layer, channels):
+        advice = f"convert it with --input-scaling {shlex.quote(text)}"
     else:
-        advice = f"no --input-scaling of {', '.join(SCALED_DATASETS)} is that"
+        advice = "no --input-scaling is that"
     values = " and ".join(
         f"{name} = {', '.join(f'{x:.6g}' for x in values.ravel()[:6])}"
         for name, values in layer.items()
@@ -176,16 +200,23 @@ def _check_scaling(layer: Mapping[str, np.ndarray], dataset: str, kind: str) -> 
     raise UserError(f"its input layer has {values}, which is not {kind} of {dataset}; {advice}")
 
 
-def _scales_as(layer: Mapping[str, np.ndarray], scaling: InputScaling) -> bool:
-    leaves = {name.rpartition(".")[2] for name in layer}
+def _of_means(name: str) -> bool:
+    return name.rpartition(".")[2] in MEANS
+
+
+def _scales_as(layer: Mapping[str, np.ndarray], scaling: InputScaling, channels: int) -> bool:
+    """Whether a layer's means and deviations are a scaling's."""
+    of_means = {_of_means(name) for name in layer}
     # Without a mean nothing is subtracted, without a deviation nothing is divided.
-    if not leaves & set(MEANS) or (not leaves & set(DEVIATIONS) and set(scaling.deviation) != {1}):
+    if (True not in of_means and set(scaling.mean) != {0}) or (
+        False not in of_means and set(scaling.deviation) != {1}
+    ):
         return False
     return all(
-        values.size in (1, len(scaling.mean))
+        values.size in (1, channels)
         and np.allclose(
-            values.ravel(),
-            scaling.mean if name.rpartition(".")[2] in MEANS else scaling.deviation,
+            np.broadcast_to(values.ravel(), channels),
+            np.broadcast_to(scaling.mean if _of_means(name) else scaling.deviation, channels),
             rtol=0,
             atol=1e-6,
         )
@@ -193,8 +224,31 @@ def _scales_as(layer: Mapping[str, np.ndarray], scaling: InputScaling) -> bool:
     )
 
 
-def read_tensors(file: Path) -> tuple[str | None, dict[str, np.ndarray]]:
-    """(architecture if the file says it, name -> tensor); see `convert` for errors."""
+def _spelled(layer: Mapping[str, np.ndarray], channels: int) -> str | None:
+    """The layer as --input-scaling takes it; None where it is no scaling."""
+    numbers = {
+        "mean" if _of_means(name) else "std": ",".join(str(np.float32(x)) for x in values.ravel())
+        for name, values in layer.items()
+        if values.size <= channels
+    }
+    text = ";".join(f"{name}:{numbers[name]}" for name in sorted(numbers))
+    try:
+        fits = _scales_as(layer, input_scaling("", text), channels)
+    except UserError:
+        return None
+    return text if fits else None
+
+
+def read_tensors(
+    file: Path, weights: str | None = None
+) -> tuple[str | None, dict[str, np.ndarray]]:
+    """(architecture if the file says it, name -> tensor); see `convert`."""
+    if file.suffix.lower() == ".safetensors":
+        if weights is not None:
+            raise UserError(f"{file} holds one state dict; leave out --weights")
+        if not file.is_file():
+            raise UserError(f"no such file: {file}")
+        return None, read_safetensors(file)
     try:
         import torch
     except ImportError:
@@ -213,39 +267,55 @@ def read_tensors(file: Path) -> tuple[str | None, dict[str, np.ndarray]]:
             raise UserError(
                 f"{file} could only be read by executing code that it names"
                 f"{f' ({named[1]})' if named else ''}; it was not executed; if you trust the file, "
-                f"save its state dict alone and convert that: {_command(file, 'state_dict')}"
+                "save its state dict alone and convert that: "
+                f"{_command(file, weights or 'state_dict')}"
             ) from None
         raise UserError(f"{file} is not a PyTorch checkpoint") from None
     except Exception as error:  # torch raises many kinds for damaged files
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{file} is damaged, cut short or no checkpoint: {first[:200]}") from None
-    arch, state = _state_dict(file, content, torch.Tensor)
+    arch, state = _state_dict(file, content, torch.Tensor, weights)
     return arch, {
         name: _array(tensor, f"{file}: the tensor {name}") for name, tensor in state.items()
     }
 
 
-def _state_dict(file: Path, content: Any, tensor: type) -> tuple[str | None, dict[str, Any]]:
+def _state_dict(
+    file: Path, content: Any, tensor: type, weights: str | None
+) -> tuple[str | None, dict[str, Any]]:
     """(architecture if it says it, state dict) of what a file holds."""
     expected = f"a dictionary from names to tensors, bare or under {', '.join(_KEYS)}"
     if not isinstance(content, dict):
         raise UserError(f"{file} holds no state dict, {expected}: it is a {type(content).__name__}")
     arch, state, where = None, content, ""
-    if not all(isinstance(value, tensor) for value in content.values()):
-        found = [key for key in _KEYS if isinstance(content.get(key), dict)]
+    bare = all(isinstance(value, tensor) for value in content.values())
+    if weights is not None and bare:
+        raise UserError(f"{file} is one bare state dict; leave out --weights")
+    if not bare:
         # Settings may lie under such a name too.
-        found = [
+        filled = [
             key
-            for key in found
-            if any(isinstance(value, tensor) for value in content[key].values())
-        ] or found[:1]
+            for key, value in content.items()
+            if isinstance(key, str)
+            and isinstance(value, dict)
+            and any(isinstance(entry, tensor) for entry in value.values())
+        ]
+        if weights is not None and weights not in filled:
+            raise UserError(
+                f"{file} has no state dict {weights!r:.80}; it has "
+                f"{', '.join(f'{key!r:.40}' for key in filled[:10]) or 'none'}"
+            )
+        found = [weights] if weights is not None else [key for key in _KEYS if key in filled]
+        found = found or [key for key in _KEYS if isinstance(content.get(key), dict)][:1]
         if len(found) > 1:
             raise UserError(
-                f"{file} holds several state dicts: {', '.join(found)}; save one alone and convert "
-                f"that: {_command(file, found[0])}"
+                f"{file} holds several state dicts: {', '.join(found)}; choose one with --weights, "
+                f"for example --weights {found[0]}"
             )
         if not found:
-            raise UserError(f"{file} holds no state dict, {expected}: {_keys(content)}")
+            others = [shlex.quote(key) for key in filled if key.isprintable()]
+            advice = f"; choose one with --weights {others[0]}" if others else ""
+            raise UserError(f"{file} holds no state dict, {expected}: {_keys(content)}{advice}")
         state, where = content[found[0]], f"the {found[0]} of "
         # Another kind of `arch` is no name, and is asked for as if there were none.
         arch = content["arch"] if isinstance(content.get("arch"), str) else None
@@ -269,13 +339,13 @@ def _keys(content: dict[Any, Any]) -> str:
 
 def _command(file: Path, key: str) -> str:
     """What a user can type to save the state dict alone, executing what the file names."""
-    old, new = (
-        json.dumps(str(path), ensure_ascii=False)
-        for path in (file, file.with_name(f"plain-{file.name}"))
+    old, new, key = (
+        json.dumps(str(text), ensure_ascii=False)
+        for text in (file, file.with_name(f"plain-{file.name}"), key)
     )
     program = (
         f'import torch; c = torch.load({old}, map_location="cpu", weights_only=False); '
-        f'a, s = (c.get("arch"), c["{key}"]) if isinstance(c, dict) else (None, c.state_dict()); '
+        f'a, s = (c.get("arch"), c[{key}]) if isinstance(c, dict) else (None, c.state_dict()); '
         f'torch.save({{"arch": a, "state_dict": s}}, {new})'
     )
     return f"python -c {shlex.quote(program)}"

@@ -3,7 +3,8 @@
 Most of our attributes are named as PyTorch's, so a name is translated leaf by leaf
 (`layer1.0.bn1.running_mean` → `layer1.0.bn1.mean`). Convolutions go from (out, in, H, W) to
 (H, W, in, out), dense layers from (out, in) to (in, out); a dense layer that follows a flattening
-is reordered too, because PyTorch flattens (C, H, W) and we flatten (H, W, C).
+is reordered too, because PyTorch flattens (C, H, W) and we flatten (H, W, C). A parameter that
+belongs to no layer (`cls_token`) keeps its name and shape.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from dsrs_jax.models import fault_of
 from dsrs_jax.system.errors import UserError
 
 # What is put around a network: `DataParallel`, `torch.compile`, a module that holds it, and the
-# authors' `Sequential` of input scaling and network.
-_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "1.")
-# Buffers of an input layer; batch norm's have other names.
-MEANS = ("mean", "means", "new_mean")
-DEVIATIONS = ("std", "stds", "sds", "new_std")
+# authors' `Sequential` of input scaling and network, where it may be the one or the other.
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "backbone.", "0.", "1.")
+# Buffers of an input layer; batch norm's have other names. `mu` and `sigma` are RobustBench's.
+MEANS = ("mean", "means", "new_mean", "mu")
+DEVIATIONS = ("std", "stds", "sds", "new_std", "sigma")
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -47,6 +48,17 @@ _FLATTENED = {
 }
 
 
+# The last layer of CIFAR's residual networks: its name, and the one that others give it.
+_LAST = {
+    **dict.fromkeys(("cifar_resnet20", "cifar_resnet56", "cifar_resnet110"), ("fc", "linear")),
+    **dict.fromkeys(
+        ("cifar_resnet20_a", "cifar_resnet56_a", "cifar_resnet110_a"), ("linear", "fc")
+    ),
+}
+# TRADES' network has a block that its forward pass never calls: its tensors change nothing.
+_UNUSED = dict.fromkeys(("cifar_wrn_28_10", "cifar_wrn_34_10"), "sub_block1.")
+
+
 class Parts(NamedTuple):
     """What a file's tensors are: those of an input layer, and the others.
 
@@ -58,8 +70,11 @@ class Parts(NamedTuple):
     input_layer: dict[str, np.ndarray]
 
 
-def parts(tensors: Mapping[str, np.ndarray]) -> Parts:
-    """Input layer and network, told apart by the names of a file's tensors."""
+def parts(tensors: Mapping[str, np.ndarray], arch: str) -> Parts:
+    """Input layer and network, told apart by the names of a file's tensors.
+
+    Tensors that the forward pass of the architecture `arch` never uses are left out.
+    """
     leaves = MEANS + DEVIATIONS
     first = {name: t for name, t in tensors.items() if name.rpartition(".")[2] in leaves}
     network = {name: tensor for name, tensor in tensors.items() if name not in first}
@@ -72,8 +87,12 @@ def parts(tensors: Mapping[str, np.ndarray]) -> Parts:
             if 2 * sum(name.startswith(prefix + wrapper) for name in network) > len(network)
         ]
         if not of_most:
-            return Parts(prefix, network, first)
+            break
         prefix += of_most[0]
+    if arch in _UNUSED:
+        unused = prefix + _UNUSED[arch]
+        network = {name: t for name, t in network.items() if not name.startswith(unused)}
+    return Parts(prefix, network, first)
 
 
 def parameters_from(
@@ -128,10 +147,15 @@ def _names(
         if len(numbers) != len(layers):
             numbers = list(layers.values())
         modules = {ours: str(number) for ours, number in zip(layers, numbers, strict=True)}
+    if arch in _LAST:
+        last, other = _LAST[arch]
+        modules["fc"] = other if f"{prefix}{other}.weight" in tensors else last
     names = {}
     for ours in expected:
-        module, leaf = ours.rsplit(".", 1)
-        names[ours] = f"{prefix}{modules.get(module, module)}.{_LEAVES[leaf]}"
+        module, _, leaf = ours.rpartition(".")
+        names[ours] = prefix + (
+            f"{modules.get(module, module)}.{_LEAVES[leaf]}" if module else leaf
+        )
     return names
 
 

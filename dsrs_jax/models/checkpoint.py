@@ -11,7 +11,6 @@ the only file that knows Orbax, whose interface still moves.
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
+from dsrs_jax.models.interface import BaseClassifier, ModelMetadata, digest_of
 from dsrs_jax.models.registry import architecture, build
 from dsrs_jax.system.errors import UserError
 
@@ -34,38 +34,10 @@ DTYPES = ("float32", "bfloat16")
 _ROOM = 2**18  # bytes for what stands beside the arrays on disk
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelMetadata:
-    """Where a model comes from.
-
-    `sigma`, `k` and `eta` are those of the noise that it was trained under (sigma in [0, 1] pixel
-    units). `scaling` is that of its input, None for the one that the data set has by default. A
-    converted model names its `source` file, that file's SHA-256 and its number of parameters.
-    Everything is None where nobody recorded it.
-    """
-
-    arch: str
-    dataset: str
-    image_shape: tuple[int, int, int]
-    classes: int
-    sigma: float | None = None
-    k: float | None = None
-    eta: float | None = None
-    scaling: str | None = None
-    method: str | None = None
-    epochs: int | None = None
-    batch: int | None = None
-    learning_rate: float | None = None
-    seed: int | None = None
-    source: str | None = None
-    source_sha256: str | None = None
-    parameters: int | None = None
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Classifier:
-    """A model in inference mode, a JAX pytree: pass it to jitted functions as an argument.
+class Classifier(BaseClassifier):
+    """A Flax model in inference mode, a JAX pytree.
 
     Its parameters are leaves; two classifiers of one architecture and equal metadata share a
     compiled function.
@@ -78,7 +50,7 @@ class Classifier:
     @classmethod
     def from_model(cls, model: nnx.Module, metadata: ModelMetadata) -> "Classifier":
         """The classifier that computes what `model` computes now, whatever becomes of `model`."""
-        graphdef, state = nnx.split(_inference_view(model))
+        graphdef, state = nnx.split(inference_view(model))
         # Copies: a trainer may donate or overwrite the arrays of its model.
         return cls(jax.tree.map(jax.numpy.copy, state), graphdef, metadata)
 
@@ -86,13 +58,12 @@ class Classifier:
         """Logits (N, classes) of images (N, H, W, C) in [0, 1], noise included."""
         return nnx.merge(self.graphdef, self.state)(images)
 
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the names, types, shapes and values of the parameters.
 
-def fingerprint(classifier: Classifier) -> str:
-    """SHA-256, in hex, of the names, types, shapes and values of a classifier's parameters.
-
-    The same for every save of the same model, and on every device.
-    """
-    return _fingerprint(_named_arrays(classifier.state))
+        The same for every save of the same model, and on every device.
+        """
+        return digest_of(_named_arrays(self.state))
 
 
 def save_model(path: str | Path, model: nnx.Module | Classifier, metadata: ModelMetadata) -> None:
@@ -104,14 +75,14 @@ def save_model(path: str | Path, model: nnx.Module | Classifier, metadata: Model
     path = Path(path).absolute()
     if path.exists() and not (path / METADATA_FILE).is_file():
         raise UserError(f"{path} exists and is not a checkpoint; name another path")
-    state = model.state if isinstance(model, Classifier) else nnx.split(_inference_view(model))[1]
+    state = model.state if isinstance(model, Classifier) else nnx.split(inference_view(model))[1]
     arrays = _named_arrays(state)
     for name, array in arrays.items():
         if fault := fault_of(name, array):
             raise UserError(f"{path} was not written: the parameter {name} {fault}")
     content = {
         "format": FORMAT,
-        "fingerprint": _fingerprint(arrays),
+        "fingerprint": digest_of(arrays),
         "model": dataclasses.asdict(metadata),
         "parameters": {name: list(array.shape) for name, array in arrays.items()},
     }
@@ -152,7 +123,7 @@ def load_model(path: str | Path, dtype: str = "float32") -> Classifier:
     expected = parameters_of(metadata)
     _check_parameters(expected, content.get("parameters"), metadata.arch, path)
     arrays = read_arrays(path / PARAMETERS_FOLDER, expected)
-    if _fingerprint(arrays) != content.get("fingerprint"):
+    if digest_of(arrays) != content.get("fingerprint"):
         raise UserError(f"{path} is damaged: its parameters do not have the recorded fingerprint")
     for name, array in arrays.items():
         if fault := fault_of(name, array):
@@ -203,10 +174,10 @@ def _abstract(arch: str, dataset: str, scaling: str | None, dtype: str) -> tuple
             dtype=jax.numpy.dtype(dtype),
         )
 
-    return nnx.split(_inference_view(nnx.eval_shape(make)))
+    return nnx.split(inference_view(nnx.eval_shape(make)))
 
 
-def _inference_view(model: nnx.Module) -> nnx.Module:
+def inference_view(model: nnx.Module) -> nnx.Module:
     """The model with batch statistics and dropout, where it has any, in inference mode."""
     return nnx.view(model, raise_if_not_found=False, use_running_average=True, deterministic=True)
 
@@ -226,15 +197,6 @@ def _is_variable(node: Any) -> bool:
 
 def _named_arrays(state: Any) -> dict[str, np.ndarray]:
     return {name: np.asarray(array) for name, array in _names(state).items()}
-
-
-def _fingerprint(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        little_endian = array.astype(array.dtype.newbyteorder("<"))
-        digest.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
-        digest.update(little_endian.tobytes())
-    return digest.hexdigest()
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:

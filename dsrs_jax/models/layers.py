@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 # PyTorch's: added to the variance, and the share of the old average that a batch keeps.
 _EPSILON, _MOMENTUM = 1e-5, 0.9
+_LAYER_NORM_EPSILON = 1e-6  # of published vision transformers
 
 
 def convolution(
@@ -62,6 +63,18 @@ def batch_norm(channels: int, *, rngs: nnx.Rngs, dtype: Any = jnp.float32) -> nn
         channels,
         momentum=_MOMENTUM,
         epsilon=_EPSILON,
+        dtype=dtype,
+        param_dtype=jnp.float32,
+        rngs=rngs,
+    )
+
+
+def layer_norm(features: int, *, rngs: nnx.Rngs, dtype: Any = jnp.float32) -> nnx.LayerNorm:
+    """Layer normalisation over the last axis."""
+    return nnx.LayerNorm(
+        features,
+        epsilon=_LAYER_NORM_EPSILON,
+        use_fast_variance=False,  # E[x²] - E[x]² loses digits
         dtype=dtype,
         param_dtype=jnp.float32,
         rngs=rngs,

@@ -26,10 +26,10 @@ from rich.console import Console
 from dsrs_jax import data, noise, report
 from dsrs_jax.bounds import Protocol
 from dsrs_jax.certify import Budget, Stopping, certify_table, compile_ahead
-from dsrs_jax.models import Classifier, fingerprint
+from dsrs_jax.models import BaseClassifier
 from dsrs_jax.run import draws, ending, remarks
 from dsrs_jax.run import settings as options
-from dsrs_jax.run.model import classifier_of
+from dsrs_jax.run.model import Use, classifier_of
 from dsrs_jax.run.spending import SpendingOptions, left, rule, say_draws
 from dsrs_jax.run.stages import Stages
 from dsrs_jax.system.devices import use_all_cores
@@ -137,10 +137,12 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             needed = first or settings.spending.goal is not None
             compiled = compile_ahead(1 + len(second)) if needed else _nothing
             with stages("model"):
-                classifier = classifier_of(
-                    settings.model, settings.law, dataset, out, console,
-                    alone=processes.processes == 1, seed=settings.seed,
+                use = Use(
+                    dataset, indices, len(indices) * settings.protocol.n,
+                    earlier_settings(out).get("backend"),
+                    processes.processes == 1, first, settings.seed,
                 )  # fmt: skip
+                classifier = classifier_of(settings.model, settings.law, use, out, console)
             labels = _labels_to_tell(settings, dataset, classifier)
             law = settings.law.law(classifier.metadata.image_shape, classifier.metadata)
             n, spending = settings.protocol.n, settings.spending
@@ -233,7 +235,7 @@ def _nothing() -> None:
 def _identity(
     settings: Settings,
     plan: SamplingPlan,
-    classifier: Classifier,
+    classifier: BaseClassifier,
     dataset: data.Dataset,
     grid: int | None,
 ) -> dict[str, Any]:
@@ -256,12 +258,13 @@ def _identity(
         "arch": classifier.metadata.arch,
         "input_scaling": classifier.metadata.scaling,
         "dtype": settings.model.dtype,
-        "model": fingerprint(classifier),
+        "backend": classifier.backend,
+        "model": classifier.fingerprint(),
     }
 
 
 def _labels_to_tell(
-    settings: Settings, dataset: data.Dataset, classifier: Classifier
+    settings: Settings, dataset: data.Dataset, classifier: BaseClassifier
 ) -> dict[str, int]:
     """Labels of the class folders, unless they are just the model's classes in the names' order."""
     classes = classifier.metadata.classes
@@ -318,7 +321,7 @@ def _confirm(
 def _sample(
     settings: Settings,
     plan: SamplingPlan,
-    classifier: Classifier,
+    classifier: BaseClassifier,
     dataset: data.Dataset,
     grid: int | None,
     missing: list[int],

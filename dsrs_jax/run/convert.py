@@ -4,6 +4,7 @@
 
 The file is untrusted input: nothing in it is executed. Needs PyTorch
 (pip install 'dsrs_jax[torch]'). Writes the folder OUT whole or not at all.
+--input-scaling takes a name or numbers, mean:0.485,0.456,0.406;std:0.229,0.224,0.225.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from dsrs_jax.convert import convert, logit_difference
 from dsrs_jax.data import IMAGE_SHAPES
-from dsrs_jax.models import ARCHITECTURES, SCALINGS, save_model
+from dsrs_jax.models import ARCHITECTURES, SCALINGS, check_scaling, save_model
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.options import option
 
@@ -28,7 +29,9 @@ _AGREEMENT = 1e-4
 class Settings:
     """Conversion."""
 
-    file: str = option(help="a .pth.tar file", metavar="CHECKPOINT", positional=True, local=True)
+    file: str = option(
+        help="a .pth.tar or .safetensors file", metavar="CHECKPOINT", positional=True, local=True
+    )
     out: str = option(help="folder to write", metavar="OUT", positional=True, local=True)
     arch: str | None = option(
         None, "where the file does not say it", choices=ARCHITECTURES, often=True
@@ -37,11 +40,22 @@ class Settings:
         None, "default: the architecture's", choices=tuple(IMAGE_SHAPES), often=True
     )
     input_scaling: str | None = option(
-        None, "no file says it; center for imagenet, else standardize", choices=SCALINGS, often=True
+        None,
+        f"{', '.join(SCALINGS)} or mean:...;std:...; by itself center for imagenet, else "
+        "standardize",
+        metavar="SCALING",
+        often=True,
+    )
+    weights: str | None = option(
+        None, "which state dict, where the file holds several", metavar="KEY", often=True
     )
     sigma: float | None = option(None, "of the training's noise, for the record", often=True)
     k: float | None = option(None, "of that noise", often=True)
     check: bool = option(False, "compare logits with PyTorch's on random images", often=True)
+
+    def __post_init__(self) -> None:
+        if self.input_scaling is not None:
+            check_scaling(self.input_scaling)
 
 
 def run(settings: Settings, words: Sequence[str]) -> None:
@@ -57,6 +71,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
         arch=settings.arch,
         dataset=settings.dataset,
         scaling=settings.input_scaling,
+        weights=settings.weights,
     )
     metadata = dataclasses.replace(
         classifier.metadata,
@@ -65,7 +80,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
         eta=None if settings.sigma is None else 2.0,
     )
     if settings.check:
-        difference = logit_difference(settings.file, classifier)
+        difference = logit_difference(settings.file, classifier, weights=settings.weights)
         console.print(
             f"largest difference from PyTorch's logits: {difference.largest:.2e} "
             f"({difference.relative:.1e} of the largest logit)"

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from dsrs_jax import data
-from dsrs_jax.models import Classifier
+from dsrs_jax.models import BaseClassifier
 from dsrs_jax.noise import RadialLaw
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.processes import from_first, together
@@ -26,7 +26,7 @@ def grid_for_all(
     wanted: str | None,
     earlier: str | None,
     dataset: data.Dataset,
-    classifier: Classifier,
+    classifier: BaseClassifier,
     law: RadialLaw,
     *,
     measure: bool,
@@ -59,7 +59,7 @@ def grid_for_all(
 def _grid(
     kind: str | None,
     dataset: data.Dataset,
-    classifier: Classifier,
+    classifier: BaseClassifier,
     law: RadialLaw,
     measure: bool,
     console: Console,
@@ -96,7 +96,7 @@ def describe(grid: int | None) -> str:
 
 
 def _cost(
-    classifier: Classifier, law: RadialLaw, grid: int, image_shape: tuple[int, int, int]
+    classifier: BaseClassifier, law: RadialLaw, grid: int, image_shape: tuple[int, int, int]
 ) -> float:
     """How much longer sampling takes with sound draws than with float32 ones, relative."""
     tile = tile_size(math.prod(image_shape), jax.local_devices()[0].platform)

@@ -1,9 +1,12 @@
-"""The model of a run: a folder, a run of train, a PyTorch file, or the digits' own."""
+"""The model of a run: a folder, a run of train, a file, a user's own code, or the digits' own."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from etils import epath
@@ -11,12 +14,28 @@ from rich.console import Console
 
 from dsrs_jax import data, report, train
 from dsrs_jax.convert import cached
-from dsrs_jax.models import METADATA_FILE, OWN_SETS, Classifier, load_model, save_model
-from dsrs_jax.run.settings import LawOptions, ModelOptions
+from dsrs_jax.convert.program_classifier import from_file
+from dsrs_jax.convert.user_code import Made, import_from, is_user_code
+from dsrs_jax.models import (
+    METADATA_FILE,
+    OWN_SETS,
+    BaseClassifier,
+    Ensemble,
+    FunctionClassifier,
+    InputScaling,
+    ModelMetadata,
+    as_pytree,
+    input_scaling,
+    load_model,
+    save_model,
+)
+from dsrs_jax.run import backend, trial
+from dsrs_jax.run.settings import TIMM, LawOptions, ModelOptions
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.files import is_remote
 
 _FOLDER = "model"  # of a run's own model
+_PROGRAM = ".pt2"
 # The digits' default: chosen by measurement (docs/certificates.md, "Which second law?").
 _DIGITS = train.Recipe(
     "digits_cnn", method="smoothmix", sigma=0.5, k=28.0, k_warmup=20, noise_draws=2, epochs=150,
@@ -24,36 +43,52 @@ _DIGITS = train.Recipe(
 )  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """What a model is wanted for.
+
+    Attributes:
+        dataset: that it must fit.
+        indices: of the run's images.
+        draws: of the run, in all.
+        backend: that the run was begun with, if it was.
+        alone: whether this is a run of one process; only such a run makes a model.
+        first: whether this is process 0, which tells what is found.
+        seed: of a training.
+    """
+
+    dataset: data.Dataset
+    indices: Sequence[int]
+    draws: int
+    backend: str | None
+    alone: bool
+    first: bool
+    seed: int
+
+
 def classifier_of(
-    options: ModelOptions,
-    law: LawOptions,
-    dataset: data.Dataset,
-    out: epath.Path,
-    console: Console,
-    *,
-    alone: bool,
-    seed: int,
-) -> Classifier:
+    options: ModelOptions, law: LawOptions, use: Use, out: epath.Path, console: Console
+) -> BaseClassifier:
     """The classifier that the options name, or a small one for the digits where they name none.
 
     Args:
         options, law: as given.
-        dataset: that it must fit.
+        use: what it is for.
         out: run directory, where the digits' own model is kept.
         console: for progress.
-        alone: whether this is a run of one process; only such a run makes a model.
-        seed: of the training.
 
     Raises:
         UserError: there is no such model, or it does not fit.
     """
-    if options.model is not None:
-        folder = model_folder(options.model, options.arch, options.input_scaling)
-    elif options.arch or options.input_scaling:
+    dataset = use.dataset
+    if options.model:
+        members = [_one(text, options, use, console) for text in options.model]
+        classifier = members[0] if len(members) == 1 else Ensemble(members, options.ensemble)
+    elif options.arch or options.input_scaling or options.weights or options.output:
         raise UserError(_FOR_A_FILE)
     elif dataset.name != "digits":
         raise UserError(f"--dataset {dataset.name} needs --model PATH; `dsrs-jax train` makes one")
-    elif not alone or is_remote(out):
+    elif not use.alone or is_remote(out):
         raise UserError(
             "several processes, or a bucket as --out, need --model; a run of one process makes "
             "one, runs/digits/model"
@@ -61,9 +96,14 @@ def classifier_of(
     else:
         folder = Path(out) / _FOLDER
         if not folder.exists():
-            _train_digits(law, folder, console, seed)
-    classifier = load_model(folder, options.dtype)
-    metadata = classifier.metadata
+            _train_digits(law, folder, console, use.seed)
+        classifier = load_model(folder, options.dtype)
+    _check_fit(classifier.metadata, dataset)
+    return classifier
+
+
+def _check_fit(metadata: ModelMetadata, dataset: data.Dataset) -> None:
+    """UserError unless a model takes a data set's images and has its classes."""
     # Files of one's own need not show every class of the model.
     fits = dataset.classes == metadata.classes or (
         dataset.name in OWN_SETS and dataset.classes <= metadata.classes
@@ -74,10 +114,138 @@ def classifier_of(
             f"{metadata.classes} classes, {dataset.name} has {dataset.image_shape} of "
             f"{dataset.classes}; give the model of this dataset"
         )
+
+
+def _one(text: str, options: ModelOptions, use: Use, console: Console) -> BaseClassifier:
+    """The classifier that one --model means."""
+    if is_user_code(text):
+        if options.arch or options.weights:
+            raise UserError(f"--arch and --weights are for a PyTorch file; {text} is code")
+        made = import_from(text)
+        if _is_torch(made.thing):
+            return _of_pytorch(made, options, use, console)
+        if options.backend not in (backend.AUTO, backend.JAX):
+            raise UserError(f"--backend {options.backend} is for a PyTorch module; {text} is none")
+        if options.output is not None:
+            raise UserError(f"--output is for a PyTorch model; let {text} return its logits")
+        if options.dtype != "float32":
+            raise UserError(f"--dtype is not for a JAX function: {text} has its own arithmetic")
+        scaling, metadata = _described(made.name, made.sha256, made.thing, options, use)
+        function = FunctionClassifier(as_pytree(made.thing), metadata, scaling)
+        return _tried(function, scaling, options, use, console)
+    if options.backend not in (backend.AUTO, backend.JAX):
+        raise UserError(
+            f"--backend {options.backend} needs the PyTorch module itself: --model FILE.py:NAME"
+        )
+    path = Path(text)
+    if path.suffix == _PROGRAM and not path.is_dir():
+        scaling, metadata = _described(path.name, None, None, options, use)
+        program = from_file(path, metadata, scaling, options.output, options.dtype)
+        return _tried(program, scaling, options, use, console)
+    if options.output is not None:
+        raise UserError("--output is for a .pt2 file or a PyTorch module (FILE.py:NAME)")
+    if options.input_scaling == TIMM:
+        raise UserError("--input-scaling timm is for a module that timm made (FILE.py:NAME)")
+    folder = model_folder(path, options.arch, options.input_scaling, options.weights)
+    classifier = load_model(folder, options.dtype)
+    if path.is_file() and options.input_scaling is None:
+        found = classifier.metadata
+        _check_fit(found, use.dataset)
+        scaling = input_scaling(found.dataset, found.scaling or "none")
+        if use.first:
+            trial.examine(classifier, scaling, use.dataset, use.indices, console)
     return classifier
 
 
-def model_folder(path: str | Path, arch: str | None = None, scaling: str | None = None) -> Path:
+def _is_torch(thing: Any) -> bool:
+    torch = sys.modules.get("torch")  # whoever made a module has imported it
+    return torch is not None and isinstance(thing, torch.nn.Module)
+
+
+def _described(
+    name: str, sha256: str | None, thing: Any, options: ModelOptions, use: Use
+) -> tuple[InputScaling, ModelMetadata]:
+    """The input scaling, "none" where nobody says one, and what else is known of a model."""
+    text = options.input_scaling or "none"
+    if text == TIMM:
+        # timm's name for it, and the one that it had before.
+        config = getattr(thing, "pretrained_cfg", None) or getattr(thing, "default_cfg", None)
+        if not isinstance(config, dict) or not {"mean", "std"} <= set(config):
+            raise UserError(f"--input-scaling timm: {name} has no pretrained_cfg of timm's")
+        mean, deviation = (",".join(str(one) for one in config[key]) for key in ("mean", "std"))
+        text = f"mean:{mean};std:{deviation}"
+    scaling = input_scaling(use.dataset.name, text)
+    if scaling.channels not in (1, use.dataset.image_shape[-1]):
+        raise UserError(
+            f"the input scaling has {scaling.channels} channels, {use.dataset.name} has "
+            f"{use.dataset.image_shape[-1]}"
+        )
+    return scaling, ModelMetadata(
+        arch=name,
+        dataset=use.dataset.name,
+        image_shape=use.dataset.image_shape,
+        classes=use.dataset.classes,
+        scaling=text,
+        source=name,
+        source_sha256=sha256,
+    )
+
+
+def _tried(
+    classifier: Any, scaling: InputScaling, options: ModelOptions, use: Use, console: Console
+) -> BaseClassifier:
+    """The classifier with the number of its classes, once it was looked at."""
+    metadata = dataclasses.replace(classifier.metadata, classes=trial.classes_of(classifier))
+    _check_fit(metadata, use.dataset)
+    if use.first:
+        said = options.input_scaling is not None
+        trial.examine(classifier, None if said else scaling, use.dataset, use.indices, console)
+    return dataclasses.replace(classifier, metadata=metadata)
+
+
+def _of_pytorch(made: Made, options: ModelOptions, use: Use, console: Console) -> BaseClassifier:
+    from dsrs_jax.convert import pytorch  # which imports PyTorch: not every user has it
+
+    scaling, metadata = _described(made.name, made.sha256, made.thing, options, use)
+    module, classes = pytorch.prepared(
+        made.thing, made.name, metadata.image_shape, scaling, options.output
+    )
+    size = sum(one.numel() for one in module.parameters())
+    metadata = dataclasses.replace(metadata, classes=classes, parameters=size)
+    _check_fit(metadata, use.dataset)
+
+    def as_it_is(compiled: bool = False) -> BaseClassifier:
+        return pytorch.TorchClassifier(
+            module, metadata, scaling, source=made.sha256, dtype=options.dtype, compiled=compiled
+        )
+
+    if use.first:
+        said = options.input_scaling is not None
+        given = None if said else scaling
+        trial.examine(as_it_is(), given, use.dataset, use.indices, console)
+    return backend.choose(
+        options.backend,
+        use.backend,
+        {
+            backend.TORCH: as_it_is,
+            backend.COMPILED: lambda: as_it_is(compiled=True),
+            backend.JAX: lambda: pytorch.in_jax(
+                module, made.name, metadata, scaling, options.dtype
+            ),
+        },
+        jax_alone=pytorch.on_an_accelerator_of_jax_alone(),
+        draws=use.draws,
+        first=use.first,
+        console=console,
+    )
+
+
+def model_folder(
+    path: str | Path,
+    arch: str | None = None,
+    scaling: str | None = None,
+    weights: str | None = None,
+) -> Path:
     """The checkpoint folder that a path means: itself, `model` in a run, or a converted file.
 
     Raises:
@@ -85,14 +253,16 @@ def model_folder(path: str | Path, arch: str | None = None, scaling: str | None 
     """
     path = Path(path)
     if path.is_file():
-        return cached(path, arch=arch, scaling=scaling)
-    if arch or scaling:
+        return cached(path, arch=arch, scaling=scaling, weights=weights)
+    if arch or scaling or weights:
         raise UserError(_FOR_A_FILE)
     of_a_run = (path / _FOLDER / METADATA_FILE).is_file()
     return path / _FOLDER if of_a_run and not (path / METADATA_FILE).exists() else path
 
 
-_FOR_A_FILE = "--arch and --input-scaling are for a PyTorch file given as --model"
+_FOR_A_FILE = (
+    "--arch, --weights, --output and --input-scaling are for a file or code given as --model"
+)
 
 
 def _train_digits(law: LawOptions, folder: Path, console: Console, seed: int) -> None:

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Int32
+from jaxtyping import Float32
 from numpy.typing import NDArray
 from rich.console import Console
 
 from dsrs_jax.data import Example
-from dsrs_jax.models import Classifier
+from dsrs_jax.models import BaseClassifier, forward
 from dsrs_jax.votes.kernel import tile_size
 
 _LOOKED_AT = 100  # images
@@ -22,7 +21,7 @@ _FEWEST = 10  # of fewer a tenth says nothing
 
 
 def look_first(
-    classifier: Classifier, examples: Iterable[Example], console: Console
+    classifier: BaseClassifier, examples: Iterable[Example], console: Console
 ) -> Iterator[Example]:
     """The examples, all of them and in their order, once the first ones were classified.
 
@@ -46,7 +45,7 @@ def look_first(
 
 
 def _answers(
-    classifier: Classifier, images: Float32[np.ndarray, "images height width channels"]
+    classifier: BaseClassifier, images: Float32[np.ndarray, "images height width channels"]
 ) -> NDArray[np.int64]:
     """The model's class of each image; no more of them at once than the sampler gives it."""
     size = min(_LOOKED_AT, tile_size(images[0].size, jax.local_devices()[0].platform))
@@ -55,15 +54,8 @@ def _answers(
         tile = np.zeros((size, *images.shape[1:]), np.float32)  # one shape: one program
         part = images[start : start + size]
         tile[: len(part)] = part
-        found.append(np.asarray(_classes(classifier, tile), dtype=np.int64)[: len(part)])
+        found.append(np.argmax(forward(classifier, tile), axis=-1)[: len(part)])
     return np.concatenate(found)
-
-
-@jax.jit
-def _classes(
-    classifier: Classifier, images: Float32[Array, "images height width channels"]
-) -> Int32[Array, " images"]:
-    return jnp.argmax(classifier(images), axis=-1).astype(jnp.int32)
 
 
 def tell_copies(records: Sequence[Mapping[str, Any]], console: Console) -> None:

@@ -9,12 +9,16 @@ from collections.abc import Iterator
 
 from dsrs_jax import data, noise
 from dsrs_jax.bounds import Bound, Protocol, Search
-from dsrs_jax.models import ARCHITECTURES, DTYPES, SCALINGS, ModelMetadata
+from dsrs_jax.models import AVERAGES, DTYPES, ModelMetadata, architecture, check_scaling
 from dsrs_jax.noise import RadialLaw
 from dsrs_jax.system import processes
 from dsrs_jax.system.compilation import keep_compiled
 from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.files import refuse_address
 from dsrs_jax.system.options import option
+
+BACKENDS = ("auto", "jax", "torch", "torch-compiled")
+TIMM = "timm"  # an input scaling: what timm's own record of a model says
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,12 +73,28 @@ class ImageOptions:
 class ModelOptions:
     """Model."""
 
-    model: str | None = option(
-        None, "model folder, run of train, or .pth.tar", metavar="PATH", often=True, local=True
+    model: tuple[str, ...] = option(
+        (), "folder, run, .pth.tar, .pt2, FILE.py:NAME; several: ensemble", metavar="M", often=True
     )
-    arch: str | None = option(None, "of a PyTorch file", choices=ARCHITECTURES)
-    input_scaling: str | None = option(None, "of a PyTorch file", choices=SCALINGS)
+    arch: str | None = option(None, "of a PyTorch file (convert --help)", metavar="NAME")
+    weights: str | None = option(None, "which state dict of a PyTorch file", metavar="KEY")
+    input_scaling: str | None = option(
+        None, "a name, or mean:M,..;std:S,.. (docs/models.md)", metavar="SCALING"
+    )
+    output: str | None = option(
+        None, "index or name of the logits, or probabilities", metavar="OUTPUT"
+    )
+    backend: str = option("auto", "of PyTorch code", choices=BACKENDS)
+    ensemble: str = option("softmax", "what is averaged", choices=AVERAGES)
     dtype: str = option("float32", "arithmetic", choices=DTYPES)
+
+    def __post_init__(self) -> None:
+        for model in self.model:
+            refuse_address(model, "--model")
+        if self.arch is not None:
+            architecture(self.arch)
+        if self.input_scaling not in (None, TIMM):
+            check_scaling(self.input_scaling or "")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,6 @@ from dsrs_jax.models import (
     ModelMetadata,
     build,
     default_scaling,
-    fingerprint,
     input_scaling,
     load_model,
     save_model,
@@ -84,7 +83,7 @@ def train(
     metadata = metadata_of(training, recipe, source)
     record = dataclasses.asdict(recipe) | {
         "dataset": training.name,
-        "pretrained": None if source is None else fingerprint(source),
+        "pretrained": None if source is None else source.fingerprint(),
     }
     processes.together(lambda: _check_agreement(training, record))
     # Of several processes the first alone has the run on disk.

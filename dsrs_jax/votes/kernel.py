@@ -81,6 +81,11 @@ def tile_size(dimension: int, platform: str) -> int:
     return min(4096, max(128, 2**21 // dimension))
 
 
+def can_be_sound() -> bool:
+    """Whether this process's devices compute float64 as IEEE says: TPUs make it of smaller ones."""
+    return jax.local_devices()[0].platform != "tpu"
+
+
 def stream(law: Law) -> int:
     """The number that tells a law's draws from those of every other law (32 bits of a hash)."""
     numbers = tuple(law.parameters().values())
@@ -160,53 +165,48 @@ def _count_image(
     tile: int,
     tiles: int,
 ) -> Int32[Array, "four cutoffs"]:
-    image_key = jax.random.fold_in(jax.random.fold_in(key, one.indices), one.streams)
-
-    def count_tile(number: Int32[Array, ""]) -> Int32[Array, "four cutoffs"]:
-        place = number * tile + jnp.arange(tile, dtype=jnp.int32)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(image_key, place)
-        seen = _seen(one, keys, grid)
+    def count(number: Int32[Array, ""]) -> Int32[Array, "four cutoffs"]:
+        seen = draw_tile(one, key, number, grid, tile)
         with jax.enable_x64(False) if grid is not None else contextlib.nullcontext():
             logits = model(seen.images)
-        answer = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        finite = jnp.all(jnp.isfinite(logits), axis=-1)
-        right = (answer == one.labels) & finite & ~seen.ambiguous
-        # What lowers the bound: a right answer counts where it is surely inside, a wrong one where
-        # it may be.
-        level = jnp.where(right, seen.largest_level, seen.smallest_level)
-        counted = (number < one.end) & (place >= span[0]) & (place < span[1])
-        inside = (level[:, None] <= cutoffs[None, :]) & counted[:, None]
-        kinds = [inside, *(inside & each[:, None] for each in (right, ~finite, seen.ambiguous))]
-        return jnp.sum(jnp.stack(kinds), axis=1, dtype=jnp.int32)
+        return count_tile(one, seen, number, logits, cutoffs, span)
 
     def step(number: Int32[Array, ""], counts: Int32[Array, "four cutoffs"]) -> Array:
         # Tiles that do not wait for one another: the device may work on them at the same time.
         first = one.begin + number * tiles
-        return sum((count_tile(first + i) for i in range(tiles)), counts)
+        return sum((count(first + i) for i in range(tiles)), counts)
 
     steps = (one.end - one.begin + tiles - 1) // tiles
     return lax.fori_loop(0, steps, step, jnp.zeros((4, cutoffs.shape[0]), jnp.int32))
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """What the network sees of a tile's draws, and the ends between which their levels lie."""
 
+    numbers: Int32[Array, " tile"]
     images: Float32[Array, "tile height width channels"]
     smallest_level: Float[Array, " tile"]
     largest_level: Float[Array, " tile"]
     ambiguous: Bool[Array, " tile"]
 
 
-def _seen(one: Block, keys: Key[Array, " tile"], grid: int | None) -> _Seen:
+def draw_tile(
+    one: Block, key: Key[Array, ""], number: Int32[Array, ""], grid: int | None, tile: int
+) -> Seen:
+    """The tile with this number of the draws of one row of a block."""
+    image_key = jax.random.fold_in(jax.random.fold_in(key, one.indices), one.streams)
+    numbers = number * tile + jnp.arange(tile, dtype=jnp.int32)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(image_key, numbers)
     shape = (len(keys), *one.images.shape)
     if grid is None:
         levels, noise = jax.vmap(one.laws.draw)(keys)
         ambiguous = jnp.zeros(len(keys), bool)
-        return _Seen(one.images[None] + noise.reshape(shape), levels, levels, ambiguous)
+        return Seen(numbers, one.images[None] + noise.reshape(shape), levels, levels, ambiguous)
     assert isinstance(one.laws, RadialLaw)
     drawn = jax.vmap(sound.draw, in_axes=(None, 0, None))(one.laws, keys, grid)
     cells = one.images[None] + drawn.cells.reshape(shape)
-    return _Seen(
+    return Seen(
+        numbers,
         # In float64, so that it is the float32 next to the quotient, as NumPy's is: a compiler
         # multiplies by 1/grid instead, which is exact enough here and would not be in float32.
         (cells.astype(jnp.float64) / grid).astype(jnp.float32),
@@ -214,3 +214,24 @@ def _seen(one: Block, keys: Key[Array, " tile"], grid: int | None) -> _Seen:
         drawn.level * (1.0 + sound.ROUNDING),
         drawn.ambiguous,
     )
+
+
+def count_tile(
+    one: Block,
+    seen: Seen,
+    number: Int32[Array, ""],
+    logits: Float[Array, "tile classes"],
+    cutoffs: Float[Array, " cutoffs"],
+    span: Int32[Array, " two"],
+) -> Int32[Array, "four cutoffs"]:
+    """What a tile adds to the counts, from the logits of what was seen (`count_block`)."""
+    answer = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    finite = jnp.all(jnp.isfinite(logits), axis=-1)
+    right = (answer == one.labels) & finite & ~seen.ambiguous
+    # What lowers the bound: a right answer counts where it is surely inside, a wrong one where
+    # it may be.
+    level = jnp.where(right, seen.largest_level, seen.smallest_level)
+    counted = (number < one.end) & (seen.numbers >= span[0]) & (seen.numbers < span[1])
+    inside = (level[:, None] <= cutoffs[None, :]) & counted[:, None]
+    kinds = [inside, *(inside & each[:, None] for each in (right, ~finite, seen.ambiguous))]
+    return jnp.sum(jnp.stack(kinds), axis=1, dtype=jnp.int32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxtyping import Array
 from numpy.typing import ArrayLike, NDArray
 
 from dsrs_jax.data import cells_of
-from dsrs_jax.models import Classifier
+from dsrs_jax.models import BaseClassifier, Replica
 from dsrs_jax.noise import Law, RadialLaw
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.votes.kernel import (
@@ -23,12 +23,14 @@ from dsrs_jax.votes.kernel import (
     INDICES,
     SEEDS,
     Block,
+    can_be_sound,
     count_block,
     precision,
     share_out,
     stream,
     tile_size,
 )
+from dsrs_jax.votes.outside import count_outside
 from dsrs_jax.votes.table import SoundDraws, State, VoteTable
 
 _SAMPLING = 0x5341_4D50  # beyond the number of any key that is split off a seed
@@ -60,7 +62,7 @@ class Votes(NamedTuple):
 
 
 def count_votes(
-    classifier: Classifier | Callable[[Array], Array],
+    classifier: BaseClassifier | Callable[[Array], Array],
     images: ArrayLike,
     labels: ArrayLike,
     law: RadialLaw,
@@ -116,7 +118,7 @@ class Sampler:
 
     Args:
         classifier: from float32 images (N, H, W, C) in [0, 1] plus noise to logits (N, classes);
-            a `Classifier`, or any function that JAX can trace.
+            a `BaseClassifier`, or any function that JAX can trace.
         seed: seed of the whole experiment, in [0, 2^32).
         cutoffs: levels at which draws inside are counted apart (a truncated law's `cutoff`).
         batch: draws in flight on one device, in whole tiles (`tile_size`); one tile unless given.
@@ -132,7 +134,7 @@ class Sampler:
 
     def __init__(
         self,
-        classifier: Classifier | Callable[[Array], Array],
+        classifier: BaseClassifier | Callable[[Array], Array],
         *,
         seed: int = 0,
         cutoffs: Sequence[float] = (),
@@ -142,9 +144,14 @@ class Sampler:
     ) -> None:
         if batch is not None and batch < 1:
             raise UserError(f"the batch must be positive, got {batch}")
-        model = (
-            classifier if isinstance(classifier, Classifier) else jax.tree_util.Partial(classifier)
+        model: Any = (
+            classifier
+            if isinstance(classifier, BaseClassifier)
+            else jax.tree_util.Partial(classifier)
         )
+        self._replicas: list[Replica] = []
+        if isinstance(model, BaseClassifier) and not model.traceable:
+            self._replicas, model = model.replicas(), None
         if grid is not None:
             # In JAX's 64-bit mode numbers of NumPy would reach the network as float64.
             model = jax.tree.map(jnp.asarray, model)
@@ -154,9 +161,9 @@ class Sampler:
         key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _SAMPLING)
         self._real = np.float32 if grid is None else np.float64
         self._on_smaller = on_smaller
-        devices = np.array(jax.local_devices())
+        devices = np.array([one.device for one in self._replicas] or jax.local_devices())
         self._mesh = Mesh(devices, ("devices",), axis_types=(AxisType.Auto,))
-        self._platform = devices[0].platform
+        self._platform = self._replicas[0].platform if self._replicas else devices[0].platform
         if grid is not None and not can_be_sound():
             raise UserError(
                 f"sound draws need the arithmetic of IEEE's float64, which a {self._platform} has "
@@ -174,6 +181,10 @@ class Sampler:
         """How many images a request should have to keep every device busy."""
         return self._mesh.size
 
+    def tile(self, dimension: int) -> int:
+        """Draws in one forward pass of images of so many pixel values (`kernel.tile_size`)."""
+        return tile_size(dimension, self._platform)
+
     def tune(self, image: ArrayLike, law: Law, draws_to_come: int) -> int:
         """Sets `batch` to the fastest one, found by doubling from one tile, and returns it.
 
@@ -188,6 +199,9 @@ class Sampler:
         pixels = np.asarray(image, dtype=np.float32)[None].repeat(self.devices, axis=0)
         labels = np.zeros(self.devices, dtype=np.int32)
         tile = tile_size(pixels[0].size, self._platform)
+        if self._replicas:  # which work on tile after tile
+            self.batch = tile
+            return tile
         best, fastest = tile, 0.0
         for tiles in _TILES_IN_FLIGHT:
             self.batch = tiles * tile
@@ -265,10 +279,19 @@ class Sampler:
             groups.append((image, size, block))
         return PendingVotes(self, groups, tile, np.array([first, first + n], dtype=np.int32))
 
-    def _dispatch(self, block: Block, tile: int, span: np.ndarray) -> Array:
+    @property
+    def waits(self) -> bool:
+        """Whether votes are counted where they are waited for, and not before."""
+        return bool(self._replicas)
+
+    def _dispatch(self, block: Block, tile: int, span: np.ndarray) -> Array | np.ndarray:
         # Like the key's generator: a vote must not depend on what the process has set.
         with jax.threefry_partitionable(True), precision(self.grid):
             model, cutoffs, key = self._constants
+            if self._replicas:
+                return count_outside(
+                    self._replicas, block, cutoffs, key, span, grid=self.grid, tile=tile
+                )
             return count_block(
                 model,
                 jax.device_put(block, NamedSharding(self._mesh, PartitionSpec("devices"))),
@@ -292,11 +315,6 @@ class Sampler:
         self._on_smaller(self.batch)
 
 
-def can_be_sound() -> bool:
-    """Whether this process's devices compute float64 as IEEE says: TPUs make it of smaller ones."""
-    return jax.local_devices()[0].platform != "tpu"
-
-
 class PendingVotes:
     """Votes that the devices are counting."""
 
@@ -308,7 +326,9 @@ class PendingVotes:
         span: np.ndarray,
     ) -> None:
         self._sampler, self._groups, self._tile, self._span = sampler, groups, tile, span
-        self._counts: list[Array | None] = [self._try(block) for _, _, block in groups]
+        self._counts: list[Array | np.ndarray | None] = [
+            None if sampler.waits else self._try(block) for _, _, block in groups
+        ]
 
     def result(self) -> Votes:
         """The votes; waits until they are counted."""
@@ -320,7 +340,7 @@ class PendingVotes:
             counted.append(total)
         return Votes(*np.concatenate(counted).swapaxes(0, 1))
 
-    def _try(self, block: Block) -> Array | None:
+    def _try(self, block: Block) -> Array | np.ndarray | None:
         """Counts to come, or None where the devices' memory was too small already."""
         try:
             return self._sampler._dispatch(block, self._tile, self._span)
@@ -330,7 +350,7 @@ class PendingVotes:
             self._sampler._shrink(self._tile, error)
             return None
 
-    def _fetch(self, counts: Array | None, block: Block) -> np.ndarray:
+    def _fetch(self, counts: Array | np.ndarray | None, block: Block) -> np.ndarray:
         while True:
             try:
                 if counts is not None:

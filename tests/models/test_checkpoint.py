@@ -108,15 +108,11 @@ def test_the_fingerprint_is_that_of_the_parameters(model, written, tmp_path):
     other_settings = dataclasses.replace(METADATA, seed=8, sigma=1.0)
     models.save_model(tmp_path / "again", loaded, other_settings)
     again = models.load_model(tmp_path / "again")
-    assert models.fingerprint(again) == models.fingerprint(loaded)
-    assert models.fingerprint(loaded) == models.fingerprint(
-        models.Classifier.from_model(model, METADATA)
-    )
+    assert again.fingerprint() == loaded.fingerprint()
+    assert loaded.fingerprint() == models.Classifier.from_model(model, METADATA).fingerprint()
     one_bit = jax.tree.map(lambda leaf: leaf, loaded.state)
     one_bit["dense2"]["bias"][...] = jnp.nextafter(one_bit["dense2"]["bias"][...], jnp.float32(1))
-    assert models.fingerprint(dataclasses.replace(loaded, state=one_bit)) != models.fingerprint(
-        loaded
-    )
+    assert dataclasses.replace(loaded, state=one_bit).fingerprint() != loaded.fingerprint()
 
 
 def test_a_second_save_replaces_the_first_and_leaves_nothing_beside_it(tmp_path):
@@ -124,7 +120,7 @@ def test_a_second_save_replaces_the_first_and_leaves_nothing_beside_it(tmp_path)
     for seed in (1, 2):
         models.save_model(path, models.build("digits_cnn", seed), METADATA)
     expected = models.Classifier.from_model(models.build("digits_cnn", 2), METADATA)
-    assert models.fingerprint(models.load_model(path)) == models.fingerprint(expected)
+    assert models.load_model(path).fingerprint() == expected.fingerprint()
     assert [entry.name for entry in path.parent.iterdir()] == ["model"]
 
 
@@ -165,7 +161,7 @@ models.save_model(sys.argv[2], model, loaded.metadata)
         },
     )
     here = models.load_model(tmp_path / "model")
-    assert models.fingerprint(here) == models.fingerprint(models.load_model(written))
+    assert here.fingerprint() == models.load_model(written).fingerprint()
 
 
 def test_no_such_path(tmp_path):
@@ -305,7 +301,7 @@ def test_parameters_that_are_not_finite_are_neither_saved_nor_loaded(
     arrays = {".".join(path): np.asarray(leaf[...]) for path, leaf in parameters.items()}
     shutil.rmtree(checkpoint / "parameters")
     models.write_arrays(checkpoint / "parameters", arrays)
-    fingerprint = models.fingerprint(classifier)
+    fingerprint = classifier.fingerprint()
     edit(checkpoint, lambda content: content.update(fingerprint=fingerprint))
     assert f"{checkpoint}: the parameter {name} {fault}" in message_of(checkpoint)
 
@@ -327,7 +323,7 @@ def test_parameters_gone(checkpoint):
 
 def test_any_file_of_the_parameters_cut_short_or_gone(checkpoint, written):
     """Whatever file is hurt, the answer is one clear line or the exact model, never another."""
-    expected = models.fingerprint(models.load_model(written))
+    expected = models.load_model(written).fingerprint()
     complaints = 0
     files = [path for path in (checkpoint / "parameters").rglob("*") if path.is_file()]
     for path in files:
@@ -335,7 +331,7 @@ def test_any_file_of_the_parameters_cut_short_or_gone(checkpoint, written):
         for damaged in (None, content[: len(content) // 2], content[:-4] + b"\xff\xff\xff\xff"):
             path.unlink() if damaged is None else path.write_bytes(damaged)
             try:
-                assert models.fingerprint(models.load_model(checkpoint)) == expected
+                assert models.load_model(checkpoint).fingerprint() == expected
             except UserError as error:
                 assert "\n" not in str(error) and "is damaged" in str(error)
                 complaints += 1

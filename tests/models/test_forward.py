@@ -18,16 +18,25 @@ LAYERS = {
     "digits_cnn": ([(2, 4)], 2),
     "mnist_43": ([(1, 3), (2, 4), (1, 3), (2, 4)], 3),
 }
-# Published sizes of the ResNets; the others counted by hand from their layers.
+# Published sizes of the residual networks and of the transformer; the others counted by hand from
+# their layers. Those that take long to make are counted in tests/convert/test_layouts.py.
 PARAMETERS = {
     "digits_cnn": 67_498,
     "mnist_43": 1_974_762,
     "lenet": 431_080,
     "fashion_22full": 16_841_802,
     "cifar_resnet20": 272_474,
+    "cifar_resnet56": 855_770,
     "cifar_resnet110": 1_730_714,
+    "cifar_resnet20_a": 269_722,
+    "cifar_resnet56_a": 853_018,
+    "cifar_wrn_28_10": 36_479_194,
+    "cifar_wrn_34_10": 46_160_474,
     "wide_resnet_imagenet64": 7_944_520,
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
     "resnet50": 25_557_032,
+    "vit_base_patch16_224": 86_567_656,
 }
 SMALL = ("digits_cnn", "mnist_43", "lenet")
 
@@ -90,11 +99,27 @@ def test_logits_agree_with_scipy(name):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", models.ARCHITECTURES)
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_number_of_parameters(name):
     model = nnx.eval_shape(lambda: models.build(name, 0))
     leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
     assert sum(leaf.size for leaf in leaves) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["cifar_resnet20_a", "cifar_wrn_28_10", "resnet18", "vit_base_patch16_224"]
+)
+def test_logits_are_float32_whatever_the_arithmetic(name):
+    """Types and shapes alone."""
+    found = models.architecture(name)
+
+    def logits_of(images):
+        return models.build(name, 0, dtype=jnp.bfloat16)(images)
+
+    images = jax.ShapeDtypeStruct((2, *found.image_shape), jnp.float32)
+    with jax.numpy_dtype_promotion("standard"):  # Flax's normalisation needs it
+        logits = nnx.eval_shape(logits_of, images)
+    assert (logits.shape, logits.dtype) == ((2, found.classes), jnp.float32)
 
 
 @pytest.mark.parametrize("name", ["digits_cnn", "lenet"])

@@ -284,7 +284,7 @@ def test_a_model_is_given_as_its_folder_or_as_the_run_that_trained_it(
     assert main([*command, "--model", str(path), "--out", str(tmp_path / "run")]) == 0
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
     kept = models.load_model(trained / "model")
-    assert settings["model"] == models.fingerprint(kept)
+    assert settings["model"] == kept.fingerprint()
     assert (settings["sigma"], settings["k"]) == (SIGMA, K)  # of the training
 
 

@@ -44,7 +44,7 @@ def _rows(out: Path) -> list[dict[str, str]]:
 
 
 def _fingerprint(out: Path) -> str:
-    return models.fingerprint(models.load_model(out / "model"))
+    return models.load_model(out / "model").fingerprint()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,295 @@
+"""Reads `.pt2` files (`torch.export.save`): untrusted input, of which nothing is ever executed.
+
+The archive is a zip of JSON (the graph) and raw bytes (the weights). Both are read here, without
+PyTorch, whose own reader evaluates expressions that the file holds. What comes out is a `Graph`, a
+list of operators by name, which `convert.program` gives a meaning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import zipfile
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from dsrs_jax.system.errors import UserError
+
+# The numbers that torch.export writes for types (torch/_export/serde/schema.py).
+_DTYPES: dict[int, Any] = {
+    1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.float16, 7: np.float32,
+    8: np.float64, 12: np.bool_, 13: ml_dtypes.bfloat16,
+}  # fmt: skip
+_WEIGHTS, _CONSTANTS = "data/weights", "data/constants"
+_SIZE = 2**40  # a tensor of more bytes is none
+# A tensor may show its numbers several times (an expanded one), but not without end.
+_REPEATED, _SMALL = 64, 2**16
+
+
+@dataclasses.dataclass(frozen=True)
+class Ref:
+    """A value that an operator takes: the input, a weight, or what an earlier operator made."""
+
+    name: str
+
+
+class Node(NamedTuple):
+    """One operator: "aten.relu.default", its arguments by name, the names of what it makes.
+
+    `module` is where it stands, "layer1.0.conv1 (Conv2d)", and empty where the file does not say.
+    """
+
+    target: str
+    arguments: tuple[tuple[str, Any], ...]
+    results: tuple[str, ...]
+    module: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """A program's operators in their order; equal graphs have equal digests.
+
+    Attributes:
+        nodes: the operators.
+        image: name of the one input, (N, C, H, W).
+        shape: its sizes as they were exported, None where any number will do.
+        outputs: names of the results.
+        digest: SHA-256, in hex, of all this.
+    """
+
+    nodes: tuple[Node, ...] = dataclasses.field(compare=False, repr=False)
+    image: str = dataclasses.field(compare=False)
+    shape: tuple[int | None, ...] = dataclasses.field(compare=False)
+    outputs: tuple[str, ...] = dataclasses.field(compare=False)
+    digest: str = ""
+
+
+def read_program(file: str | Path | io.BytesIO) -> tuple[Graph, dict[str, np.ndarray]]:
+    """The graph of an exported program and its weights by the graph's names.
+
+    Raises:
+        UserError: in one line, for what is no such file, is damaged, or is no function of one
+            batch of images.
+    """
+    name = "the exported program" if isinstance(file, io.BytesIO) else str(file)
+    try:
+        with zipfile.ZipFile(file) as archive:  # type: ignore[arg-type]
+            content = _Archive(archive)
+            program = content.json("models/model.json")
+            return _read(program, content)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {name}: {error.strerror or error}") from error
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,  # of the zip: another compression
+        RuntimeError,  # of the zip: encrypted
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        RecursionError,
+        MemoryError,
+        OverflowError,
+        AssertionError,
+        EOFError,
+    ) as error:
+        what = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise UserError(
+            f"{name} is damaged or no program that torch.export.save of PyTorch 2.8 or newer "
+            f"wrote ({type(error).__name__}: {what})"
+        ) from None
+
+
+class _Archive:
+    """The files of a zip, whatever its one folder is called."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        self._names = {name.partition("/")[2]: name for name in archive.namelist()}
+
+    def open(self, name: str) -> IO[bytes]:
+        if name not in self._names:
+            raise UserError(
+                f"it has no {name}; save it with torch.export.save of PyTorch 2.8 or newer"
+            )
+        return self._archive.open(self._names[name])
+
+    def has(self, name: str) -> bool:
+        return name in self._names
+
+    def json(self, name: str) -> Any:
+        with self.open(name) as stream:
+            return json.loads(stream.read().decode())
+
+    def tensors(self, folder: str, kind: str) -> dict[str, np.ndarray]:
+        """The tensors that a folder's list names."""
+        listed = f"{folder}/{kind}_config.json"
+        if not self.has(listed):
+            return {}
+        found, stored = {}, dict[str, bytes]()
+        for name, entry in self.json(listed)["config"].items():
+            path = f"{folder}/{entry['path_name']}"
+            if entry["use_pickle"]:
+                raise UserError(f"its tensor {name} is pickled, and is not read")
+            if path not in stored:  # tensors may share one
+                with self.open(path) as stream:
+                    stored[path] = stream.read()
+            found[name] = _tensor(name, stored[path], entry["tensor_meta"])
+        return found
+
+
+def _tensor(name: str, stored: bytes, meta: dict[str, Any]) -> np.ndarray:
+    dtype = _dtype(meta["dtype"])
+    sizes, strides = (
+        tuple(_number(one["as_int"]) for one in meta[what]) for what in ("sizes", "strides")
+    )
+    offset = _number(meta["storage_offset"]["as_int"])
+    last = offset + sum((size - 1) * step for size, step in zip(sizes, strides, strict=True))
+    flat = np.frombuffer(stored, np.dtype(dtype).newbyteorder("<"), len(stored) // dtype.itemsize)
+    if 0 in sizes:
+        return np.zeros(sizes, dtype)
+    if last >= flat.size:
+        raise UserError(f"its tensor {name} is cut short")
+    if math.prod(sizes) > _REPEATED * max(flat.size, _SMALL):  # strides of 0 cost a file nothing
+        raise UserError(f"its tensor {name} repeats its numbers too often")
+    steps = tuple(step * dtype.itemsize for step in strides)
+    # Copied: a view of strides would tie the array to the whole storage.
+    view = np.lib.stride_tricks.as_strided(flat[offset:], sizes, steps, writeable=False)
+    return np.array(view, dtype)
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < _SIZE:
+        raise UserError(f"{value!r:.40} is no size of a tensor")
+    return value
+
+
+def _dtype(number: int) -> np.dtype[Any]:
+    if number not in _DTYPES:
+        raise UserError(f"it holds a type of number that is not known here ({number})")
+    return np.dtype(_DTYPES[number])
+
+
+def _read(program: dict[str, Any], archive: _Archive) -> tuple[Graph, dict[str, np.ndarray]]:
+    module = program["graph_module"]
+    graph, signature = module["graph"], module["signature"]
+    stored = archive.tensors(_WEIGHTS, "model_weights")
+    stored |= archive.tensors(_CONSTANTS, "model_constants")
+    weights: dict[str, np.ndarray] = {}
+    images: list[str] = []
+    for spec in signature["input_specs"]:
+        [(kind, entry)] = spec.items()
+        if kind == "user_input":
+            [(what, value)] = entry["arg"].items()
+            if what == "as_tensor":
+                images.append(value["name"])
+            elif what != "as_none":
+                raise UserError("it takes more than a batch of images; wrap it in a module of one")
+        elif kind in ("parameter", "buffer", "tensor_constant"):
+            stored_as = next(entry[key] for key in _STORED_AS if key in entry)
+            if stored_as not in stored:
+                raise UserError(f"its tensor {stored_as} is missing")
+            weights[entry["arg"]["name"]] = stored[stored_as]
+        else:
+            raise UserError(f"its input {kind} is not known here")
+    if len(images) != 1:
+        raise UserError(f"it takes {len(images)} tensors; a classifier takes one batch of images")
+    outputs = []
+    for spec in signature["output_specs"]:
+        [(kind, entry)] = spec.items()
+        if kind == "user_output":
+            [(what, value)] = entry["arg"].items()
+            outputs.append(value["name"] if what == "as_tensor" else "")
+        elif kind != "token":
+            raise UserError(
+                "it changes what it keeps (batch norm in training mode?); export it after .eval()"
+            )
+    meta = graph["tensor_values"][images[0]]
+    shape = tuple(one.get("as_int") for one in meta["sizes"])
+    nodes = tuple(_node(one) for one in graph["nodes"])
+    text = repr([nodes, images, shape, outputs])
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Graph(nodes, images[0], shape, tuple(outputs), digest), weights
+
+
+_STORED_AS = ("parameter_name", "buffer_name", "tensor_constant_name")
+
+
+def _node(node: dict[str, Any]) -> Node:
+    arguments = tuple((one["name"], _value(one["arg"])) for one in node["inputs"])
+    results: list[str] = []
+    for one in node["outputs"]:
+        [(kind, value)] = one.items()
+        if kind == "as_tensor":
+            results.append(value["name"])
+        elif kind in ("as_tensors", "as_optional_tensors"):
+            results += [_name(each) for each in value]
+        elif kind in ("as_sym_int", "as_sym_float", "as_sym_bool"):
+            results.append(value["as_name"])
+        else:
+            results.append("")
+    target = node["target"].removeprefix("torch.ops.")
+    return Node(target, arguments, tuple(results), _module(node.get("metadata") or {}))
+
+
+def _name(value: dict[str, Any]) -> str:
+    """Of an entry of a list of results."""
+    inner = value.get("as_tensor", value)
+    return inner.get("name", "") if isinstance(inner, dict) else ""
+
+
+def _module(metadata: dict[str, Any]) -> str:
+    """The innermost module of the record, "layer1.0.conv1 (Conv2d)"."""
+    last = metadata.get("nn_module_stack", "").split(";")[-1]
+    parts = last.split(",")
+    if len(parts) < 3 or not parts[1] or parts[1].startswith("_"):  # made by a transformation
+        return ""
+    return f"{parts[1]} ({parts[2].rpartition('.')[2]})"
+
+
+def _value(argument: dict[str, Any]) -> Any:
+    """An argument as Python has it: numbers, tuples, types, and `Ref`s to other values."""
+    [(kind, value)] = argument.items()
+    match kind:
+        case "as_tensor":
+            return Ref(value["name"])
+        case "as_tensors":
+            return tuple(Ref(one["name"]) for one in value)
+        case "as_optional_tensors" | "as_optional_tensor":
+            many = value if isinstance(value, list) else [value]
+            found = tuple(Ref(_name(one)) if _name(one) else None for one in many)
+            return found if isinstance(value, list) else found[0]
+        case "as_sym_int" | "as_sym_float" | "as_sym_bool":
+            return _symbol(value)
+        case "as_sym_ints" | "as_sym_floats" | "as_sym_bools":
+            return tuple(_symbol(one) for one in value)
+        case "as_scalar_type":
+            # One that is not known here is of an operator that is not known either.
+            return _dtype(value) if value in _DTYPES else f"type {value!r:.20}"
+        case "as_none":
+            return None
+        case "as_int" | "as_float" | "as_bool" | "as_string":
+            return _float(value) if kind == "as_float" else value
+        case "as_ints" | "as_floats" | "as_bools" | "as_strings":
+            return tuple(_float(one) for one in value) if kind == "as_floats" else tuple(value)
+        case "as_device" | "as_layout" | "as_memory_format":
+            return None  # says how, not what
+    raise UserError(f"it has an argument of a kind that is not known here: {kind}")
+
+
+def _float(value: Any) -> float:
+    return float(value)  # "Infinity" and "NaN" are written as text
+
+
+def _symbol(value: dict[str, Any]) -> Any:
+    [(kind, inner)] = value.items()
+    return Ref(inner) if kind == "as_name" else inner

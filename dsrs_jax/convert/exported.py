@@ -14,7 +14,7 @@ import json
 import math
 import zipfile
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -42,13 +42,15 @@ class Ref:
 class Node(NamedTuple):
     """One operator: "aten.relu.default", its arguments by name, the names of what it makes.
 
-    `module` is where it stands, "layer1.0.conv1 (Conv2d)", and empty where the file does not say.
+    `module` is where it stands, "layer1.0.conv1 (Conv2d)", and empty where the file does not say;
+    `shapes` are those of the tensors that it takes, as they were exported, for messages.
     """
 
     target: str
     arguments: tuple[tuple[str, Any], ...]
     results: tuple[str, ...]
     module: str
+    shapes: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,12 +118,12 @@ class _Archive:
         self._archive = archive
         self._names = {name.partition("/")[2]: name for name in archive.namelist()}
 
-    def open(self, name: str) -> IO[bytes]:
+    def open(self, name: str) -> zipfile.ZipExtFile:
         if name not in self._names:
             raise UserError(
                 f"it has no {name}; save it with torch.export.save of PyTorch 2.8 or newer"
             )
-        return self._archive.open(self._names[name])
+        return self._archive.open(self._names[name])  # type: ignore[return-value]
 
     def has(self, name: str) -> bool:
         return name in self._names
@@ -214,8 +216,11 @@ def _read(program: dict[str, Any], archive: _Archive) -> tuple[Graph, dict[str, 
                 "it changes what it keeps (batch norm in training mode?); export it after .eval()"
             )
     meta = graph["tensor_values"][images[0]]
-    shape = tuple(one.get("as_int") for one in meta["sizes"])
-    nodes = tuple(_node(one) for one in graph["nodes"])
+    shape = tuple(_number(one["as_int"]) if "as_int" in one else None for one in meta["sizes"])
+    nodes = tuple(_node(one, graph["tensor_values"]) for one in graph["nodes"])
+    names = [images[0], *weights, *outputs, *(n for node in nodes for n in _texts(node))]
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise UserError(f"{wrong[0]!r:.40} is no name")
     text = repr([nodes, images, shape, outputs])
     digest = hashlib.sha256(text.encode()).hexdigest()
     return Graph(nodes, images[0], shape, tuple(outputs), digest), weights
@@ -224,7 +229,7 @@ def _read(program: dict[str, Any], archive: _Archive) -> tuple[Graph, dict[str, 
 _STORED_AS = ("parameter_name", "buffer_name", "tensor_constant_name")
 
 
-def _node(node: dict[str, Any]) -> Node:
+def _node(node: dict[str, Any], values: dict[str, Any]) -> Node:
     arguments = tuple((one["name"], _value(one["arg"])) for one in node["inputs"])
     results: list[str] = []
     for one in node["outputs"]:
@@ -238,7 +243,24 @@ def _node(node: dict[str, Any]) -> Node:
         else:
             results.append("")
     target = node["target"].removeprefix("torch.ops.")
-    return Node(target, arguments, tuple(results), _module(node.get("metadata") or {}))
+    shapes = [
+        "(" + ", ".join(str(one.get("as_int", "any")) for one in values[given.name]["sizes"]) + ")"
+        for _, given in arguments
+        if isinstance(given, Ref) and given.name in values
+    ]
+    where = _module(node.get("metadata") or {})
+    return Node(target, arguments, tuple(results), where, ", ".join(shapes))
+
+
+def _texts(node: Node) -> list[Any]:
+    """All of an operator that must be text."""
+    refs = [
+        one.name
+        for _, given in node.arguments
+        for one in (given if isinstance(given, tuple) else (given,))
+        if isinstance(one, Ref)
+    ]
+    return [node.target, *node.results, *(name for name, _ in node.arguments), *refs]
 
 
 def _name(value: dict[str, Any]) -> str:

@@ -62,18 +62,20 @@ class Program:
         real = jnp.dtype(self.dtype)
         values: dict[str, Any] = {**self.weights, self.graph.image: pixels}
         for node in self.graph.nodes:
-            arguments = {name: _value(given, values, real) for name, given in node.arguments}
             try:
+                arguments = {name: _value(given, values, real) for name, given in node.arguments}
                 made = OPERATORS[node.target](**arguments)
+                if len(node.results) == 1 and not isinstance(made, (tuple, list)):
+                    values[node.results[0]] = made
+                else:
+                    values.update(zip(node.results, made or (), strict=False))
             except UserError:
                 raise
             except Exception as error:  # of JAX: shapes that do not fit, arguments not known
                 what = (str(error).splitlines() or [type(error).__name__])[0][:200]
-                raise UserError(f"{_describe(node, values)} cannot be done: {what}") from error
-            if len(node.results) == 1 and not isinstance(made, (tuple, list)):
-                values[node.results[0]] = made
-            else:
-                values.update(zip(node.results, made or (), strict=False))
+                raise UserError(f"{_describe(node)} cannot be done: {what}") from error
+        if missing := [name for name in self.graph.outputs if name not in values]:
+            raise UserError(f"the program is damaged: nothing makes its result {missing[0]!r:.40}")
         return tuple(values[name] for name in self.graph.outputs)
 
 
@@ -88,7 +90,7 @@ def program(graph: Graph, weights: dict[str, np.ndarray], dtype: str = "float32"
     if missing:
         first = next(node for node in graph.nodes if node.target in missing)
         names = ", ".join(f"{name} ({count} times)" for name, count in missing.most_common(5))
-        raise MissingOperatorError(f"no JAX for {names}; the first is {_describe(first, weights)}")
+        raise MissingOperatorError(f"no JAX for {names}; the first is {_describe(first)}")
     _check_in_place(graph)
     arrays = {name: jnp.asarray(_narrowed(array, dtype)) for name, array in weights.items()}
     return Program(arrays, graph, dtype)
@@ -110,7 +112,7 @@ def _check_in_place(graph: Graph) -> None:
             changed = next(iter(_names(node)))
             if users[changed] > 1 or makers.get(changed) in VIEWS | {None}:
                 raise UserError(
-                    f"{_describe(node, {})} changes a tensor in place that is used again; save the "
+                    f"{_describe(node)} changes a tensor in place that is used again; save the "
                     "program after run_decompositions()"
                 )
 
@@ -136,13 +138,8 @@ def _value(given: Any, values: dict[str, Any], real: Any) -> Any:
     return given
 
 
-def _describe(node: Node, values: dict[str, Any]) -> str:
+def _describe(node: Node) -> str:
     """An operator, the shapes that it is given, and where it stands."""
-    shapes = [
-        str(tuple(values[name].shape))
-        for name in _names(node)
-        if hasattr(values.get(name), "shape")
-    ]
-    of = f" of {', '.join(shapes)}" if shapes else ""
+    of = f" of {node.shapes}" if node.shapes else ""
     where = f" in {node.module}" if node.module else ""
     return f"{node.target}{of}{where}"

@@ -37,7 +37,7 @@ class ProgramClassifier(BaseClassifier):
     output: int = dataclasses.field(default=0, metadata={"static": True})
     probabilities: bool = dataclasses.field(default=False, metadata={"static": True})
 
-    def __call__(self, images: Float[Array, "..."]) -> Float32[Array, "images classes"]:
+    def __call__(self, images: Float[Array, "..."]) -> Float32[Array, "..."]:
         """Logits (N, classes) of images (N, H, W, C) in [0, 1], noise included."""
         results = self.program(jnp.moveaxis(self.scaling(images), -1, 1))
         answer = jnp.asarray(results[self.output]).astype(jnp.float32)

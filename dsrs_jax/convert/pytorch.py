@@ -158,7 +158,7 @@ class _Logits(torch.nn.Module):
         super().__init__()
         self.module, self.output = module, output
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> Any:
         found = self.module(images)
         if self.output == PROBABILITIES:
             found = torch.log(torch.clamp(found, min=torch.finfo(torch.float32).tiny))
@@ -307,9 +307,16 @@ def exported(module: torch.nn.Module, name: str, image_shape: tuple[int, int, in
     def export(shapes: Any) -> Any:
         return torch.export.export(module, (images,), dynamic_shapes=shapes)
 
-    with warnings.catch_warnings(), torch.no_grad():
+    # It prints whole programs before it raises.
+    heard = io.StringIO()
+    with (
+        warnings.catch_warnings(),
+        torch.no_grad(),
+        contextlib.redirect_stdout(heard),
+        contextlib.redirect_stderr(heard),
+    ):
         warnings.simplefilter("ignore")
-        logging.disable(logging.ERROR)  # it prints programs before it raises
+        logging.disable(logging.ERROR)
         try:
             try:
                 found = export(({0: batch},))

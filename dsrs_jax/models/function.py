@@ -35,7 +35,7 @@ class FunctionClassifier(BaseClassifier):
     scaling: InputScaling = dataclasses.field(metadata={"static": True})
     channels_first: bool = dataclasses.field(default=False, metadata={"static": True})
 
-    def __call__(self, images: Float[Array, "..."]) -> Float32[Array, "images classes"]:
+    def __call__(self, images: Float[Array, "..."]) -> Float32[Array, "..."]:
         """Logits (N, classes) of images (N, H, W, C) in [0, 1], noise included."""
         pixels = self.scaling(images)
         if self.channels_first:
@@ -53,8 +53,14 @@ class FunctionClassifier(BaseClassifier):
         traced = jax.jit(FunctionClassifier.__call__).trace(self, image)
         # For one kind of device, whatever there is here. Constants are part of the text.
         program = traced.lower(lowering_platforms=("cpu",)).as_text()
-        arrays = jax.tree.leaves(self)
-        return digest_of({str(i): np.asarray(array) for i, array in enumerate(arrays)}, program)
+        arrays = {str(i): _plain(leaf) for i, leaf in enumerate(jax.tree.leaves(self))}
+        return digest_of(arrays, program)
+
+
+def _plain(leaf: Any) -> np.ndarray:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # of a dropout that is off
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf)
 
 
 def as_pytree(function: Any) -> Callable[[Array], Array]:

@@ -85,7 +85,7 @@ class BaseClassifier(abc.ABC):
 
 def forward(
     classifier: BaseClassifier, images: Float[np.ndarray | Array, "images height width channels"]
-) -> Float[np.ndarray, "images classes"]:
+) -> Float[np.ndarray, "..."]:
     """Logits of images that lie in memory, compiled where JAX can."""
     pixels = jax.numpy.asarray(images, jax.numpy.float32)
     return np.asarray(compiled(classifier, pixels) if classifier.traceable else classifier(pixels))

@@ -74,7 +74,7 @@ class ModelOptions:
     """Model."""
 
     model: tuple[str, ...] = option(
-        (), "folder, run, .pth.tar, .pt2, FILE.py:NAME; several: ensemble", metavar="M", often=True
+        (), "folder, run, file or FILE.py:NAME; repeatable", metavar="M", often=True
     )
     arch: str | None = option(None, "of a PyTorch file (convert --help)", metavar="NAME")
     weights: str | None = option(None, "which state dict of a PyTorch file", metavar="KEY")
@@ -84,7 +84,7 @@ class ModelOptions:
     output: str | None = option(
         None, "index or name of the logits, or probabilities", metavar="OUTPUT"
     )
-    backend: str = option("auto", "of PyTorch code", choices=BACKENDS)
+    backend: str = option("auto", choices=BACKENDS)
     ensemble: str = option("softmax", "what is averaged", choices=AVERAGES)
     dtype: str = option("float32", "arithmetic", choices=DTYPES)
 

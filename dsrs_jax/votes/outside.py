@@ -23,7 +23,7 @@ from dsrs_jax.votes.kernel import Block, Seen, count_tile, draw_tile, precision
 def count_outside(
     replicas: Sequence[Replica],
     block: Block,
-    cutoffs: NDArray[np.floating],
+    cutoffs: Float[Array, " cutoffs"],
     key: Key[Array, ""],
     span: NDArray[np.int32],
     *,
@@ -50,7 +50,7 @@ class _Share:
         replica: Replica,
         block: Block,
         rows: range,
-        cutoffs: NDArray[np.floating],
+        cutoffs: Float[Array, " cutoffs"],
         key: Key[Array, ""],
         span: NDArray[np.int32],
         grid: int | None,
@@ -59,7 +59,7 @@ class _Share:
         self._replica, self._grid, self._tile = replica, grid, tile
         with precision(grid):
             self._rows = jax.device_put(
-                [jax.tree.map(lambda leaf, row=row: leaf[row], block) for row in rows],
+                [jax.tree.map(lambda leaf, row=row: np.asarray(leaf[row]), block) for row in rows],
                 replica.device,
             )
             self._common = jax.device_put((key, cutoffs, span), replica.device)

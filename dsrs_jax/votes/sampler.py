@@ -279,11 +279,6 @@ class Sampler:
             groups.append((image, size, block))
         return PendingVotes(self, groups, tile, np.array([first, first + n], dtype=np.int32))
 
-    @property
-    def waits(self) -> bool:
-        """Whether votes are counted where they are waited for, and not before."""
-        return bool(self._replicas)
-
     def _dispatch(self, block: Block, tile: int, span: np.ndarray) -> Array | np.ndarray:
         # Like the key's generator: a vote must not depend on what the process has set.
         with jax.threefry_partitionable(True), precision(self.grid):
@@ -327,7 +322,9 @@ class PendingVotes:
     ) -> None:
         self._sampler, self._groups, self._tile, self._span = sampler, groups, tile, span
         self._counts: list[Array | np.ndarray | None] = [
-            None if sampler.waits else self._try(block) for _, _, block in groups
+            # Outside JAX votes are counted where they are waited for.
+            None if sampler._replicas else self._try(block)
+            for _, _, block in groups
         ]
 
     def result(self) -> Votes:

@@ -146,8 +146,8 @@ assert logits.shape == (3, 10)
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The ways to all that a JSON value holds."""
     found = [path] if path else []
-    items = value.items() if isinstance(value, dict) else enumerate(value)
     if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, inner in items:
             found += places(inner, (*path, key))
     return found

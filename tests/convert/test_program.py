@@ -32,8 +32,6 @@ def of_timm(name: str) -> nn.Module:
 
     size: dict[str, Any] = {"img_size": FAMILIES[name]} if name.startswith(SIZED) else {}
     smaller: dict[str, Any] = {"depth": 2} if name.startswith(("vit", "beit", "deit3")) else {}
-    if name.startswith("mixer"):
-        smaller = {"num_blocks": 2}
     if name.startswith("swin"):
         smaller = {"depths": (1, 2), "num_heads": (3, 6), "window_size": 4}
     return randomised(timm.create_model(name, num_classes=10, **size, **smaller))

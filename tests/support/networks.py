@@ -91,7 +91,7 @@ class UNet(nn.Module):
         self.time = nn.Sequential(nn.Linear(wide, time), nn.SiLU(), nn.Linear(time, time))
         self.first = nn.Conv2d(3, wide, 3, padding=1)
         self.down1, self.down2 = _Residual(wide, wide, time), _Residual(wide, 2 * wide, time)
-        self.half = nn.Conv2d(wide, wide, 3, stride=2, padding=1)
+        self.halve = nn.Conv2d(wide, wide, 3, stride=2, padding=1)
         self.attention = _Attention(2 * wide)
         self.up2, self.up1 = _Residual(2 * wide, wide, time), _Residual(2 * wide, wide, time)
         self.norm, self.last = nn.GroupNorm(4, wide), nn.Conv2d(wide, 3, 3, padding=1)
@@ -102,7 +102,7 @@ class UNet(nn.Module):
         angles = t[:, None].float() * frequencies[None]
         time = self.time(torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1))
         high = self.down1(self.first(x), time)
-        low = self.attention(self.down2(self.half(high), time))
+        low = self.attention(self.down2(self.halve(high), time))
         low = self.up2(low, time)
         up = nn.functional.interpolate(low, scale_factor=2, mode="nearest")
         h = self.up1(torch.cat([up, high], dim=1), time)

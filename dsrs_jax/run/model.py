@@ -261,7 +261,7 @@ def model_folder(
 
 
 _FOR_A_FILE = (
-    "--arch, --weights, --output and --input-scaling are for a file or code given as --model"
+    "--arch, --weights, --output and --input-scaling are for a PyTorch file, or code, as --model"
 )
 
 

@@ -33,7 +33,7 @@ from dsrs_jax.models import (
     save_model,
     with_parameters,
 )
-from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.errors import UserError, first_line
 from dsrs_jax.system.files import cache_folder
 
 # Where training scripts put the state dict that they save with other things.
@@ -272,8 +272,8 @@ def read_tensors(
             ) from None
         raise UserError(f"{file} is not a PyTorch checkpoint") from None
     except Exception as error:  # torch raises many kinds for damaged files
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{file} is damaged, cut short or no checkpoint: {first[:200]}") from None
+        what = first_line(error)
+        raise UserError(f"{file} is damaged, cut short or no checkpoint: {what}") from None
     arch, state = _state_dict(file, content, torch.Tensor, weights)
     return arch, {
         name: _array(tensor, f"{file}: the tensor {name}") for name, tensor in state.items()
@@ -356,7 +356,7 @@ def _array(tensor: Any, name: str) -> np.ndarray:
         # NumPy has no bfloat16; float32 holds it exactly. What it cannot hold becomes infinite.
         return (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
     except (RuntimeError, TypeError) as error:  # sparse, quantized and the like
-        raise UserError(f"{name} is no plain array: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{name} is no plain array: {first_line(error)}") from None
 
 
 def _sha256(file: Path) -> str:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.errors import UserError, first_line
 
 # The numbers that torch.export writes for types (torch/_export/serde/schema.py).
 _DTYPES: dict[int, Any] = {
@@ -104,10 +104,9 @@ def read_program(file: str | Path | io.BytesIO) -> tuple[Graph, dict[str, np.nda
         AssertionError,
         EOFError,
     ) as error:
-        what = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise UserError(
             f"{name} is damaged or no program that torch.export.save of PyTorch 2.8 or newer "
-            f"wrote ({type(error).__name__}: {what})"
+            f"wrote ({type(error).__name__}: {first_line(error)})"
         ) from None
 
 
@@ -197,7 +196,7 @@ def _read(program: dict[str, Any], archive: _Archive) -> tuple[Graph, dict[str, 
             elif what != "as_none":
                 raise UserError("it takes more than a batch of images; wrap it in a module of one")
         elif kind in ("parameter", "buffer", "tensor_constant"):
-            stored_as = next(entry[key] for key in _STORED_AS if key in entry)
+            stored_as = next((entry[key] for key in _STORED_AS if key in entry), None)
             if stored_as not in stored:
                 raise UserError(f"its tensor {stored_as} is missing")
             weights[entry["arg"]["name"]] = stored[stored_as]

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float32
 from dsrs_jax.convert import layers, resampling, shapes
 from dsrs_jax.convert.exported import Graph, Node, Ref
 from dsrs_jax.convert.operators import IN_PLACE, OPERATORS, VIEWS
-from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.errors import UserError, first_line
 
 assert layers and resampling and shapes  # they fill the table
 
@@ -72,8 +72,7 @@ class Program:
             except UserError:
                 raise
             except Exception as error:  # of JAX: shapes that do not fit, arguments not known
-                what = (str(error).splitlines() or [type(error).__name__])[0][:200]
-                raise UserError(f"{_describe(node)} cannot be done: {what}") from error
+                raise UserError(f"{_describe(node)} cannot be done: {first_line(error)}") from error
         if missing := [name for name in self.graph.outputs if name not in values]:
             raise UserError(f"the program is damaged: nothing makes its result {missing[0]!r:.40}")
         return tuple(values[name] for name in self.graph.outputs)

@@ -20,7 +20,7 @@ from dsrs_jax.convert.program import program
 from dsrs_jax.convert.program_classifier import PROBABILITIES, ProgramClassifier
 from dsrs_jax.convert.user_code import failure
 from dsrs_jax.models import BaseClassifier, InputScaling, ModelMetadata, Replica, digest_of
-from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.errors import UserError, first_line
 
 _LARGEST_BATCH = 65536  # of an exported program
 _TORN = 1e-3  # of the largest logit: float32 sums in another order differ by less
@@ -187,9 +187,9 @@ def prepared(
         UserError: in one line what to change: it cannot take such images, does not return logits,
             or its answers to an image depend on chance or on other images.
     """
-    module = module.cpu() if not any(one.is_meta for one in module.parameters()) else module
     if any(one.is_meta for one in module.parameters()):
         raise UserError(f"{name} has weights that were never loaded (device meta)")
+    module = module.cpu()
     for path, one in module.named_modules():
         if one.training and _has_mode(one):
             raise UserError(
@@ -223,14 +223,12 @@ def prepared(
     return chosen, int(whole.shape[1])
 
 
-_MODES = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd)
-
-
 def _has_mode(module: torch.nn.Module) -> bool:
     """Whether it does something else in training mode."""
     if isinstance(module, torch.nn.modules.dropout._DropoutNd):
         return module.p > 0
-    return isinstance(module, _MODES) or "drop" in type(module).__name__.lower()
+    batch_norm = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+    return batch_norm or "drop" in type(module).__name__.lower()
 
 
 def _answer(module: _Logits, pixels: torch.Tensor, name: str) -> torch.Tensor:
@@ -241,7 +239,8 @@ def _answer(module: _Logits, pixels: torch.Tensor, name: str) -> torch.Tensor:
         if module.output is None:
             raise UserError(_refusal(name, shape, error)) from error
         raise UserError(
-            f"{name} has no output {module.output!r} ({_one_line(error)}); give another --output"
+            f"{name} has no output {module.output!r} ({type(error).__name__}: "
+            f"{first_line(error)}); give another --output"
         ) from error
     except Exception as error:  # of a user's code
         raise UserError(_refusal(name, shape, error)) from error
@@ -274,11 +273,6 @@ def _several(name: str, found: Any) -> str:
         f"{name} returns a {type(found).__name__} of {', '.join(known[:8])}; say which are the "
         f"logits: --output {which}"
     )
-
-
-def _one_line(error: BaseException) -> str:
-    first = (str(error).strip().splitlines() or [""])[0][:200]
-    return f"{type(error).__name__}: {first}"
 
 
 def in_jax(
@@ -328,7 +322,7 @@ def exported(module: torch.nn.Module, name: str, image_shape: tuple[int, int, in
         except Exception as error:  # of many kinds
             raise UserError(
                 f"torch.export cannot follow {name} (control flow that depends on the data?): "
-                f"{_one_line(error)}"
+                f"{type(error).__name__}: {first_line(error)}"
             ) from error
         finally:
             logging.disable(logging.NOTSET)

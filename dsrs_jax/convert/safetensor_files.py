@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.errors import UserError, first_line
 
 # The format's names for types; its numbers are little-endian.
 _DTYPES: dict[str, Any] = {
@@ -38,9 +38,8 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
     try:
         entries = safetensors.deserialize(content)
     except Exception as error:  # of the package's own kind, which may change
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{file} is damaged, cut short or no .safetensors file: {first[:200]}"
+            f"{file} is damaged, cut short or no .safetensors file: {first_line(error)}"
         ) from None
     if not entries:
         raise UserError(f"{file} holds no tensors")

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.errors import UserError, first_line
 
 
 class Made(NamedTuple):
@@ -117,7 +117,6 @@ def _run(place: str, what: str, function: Callable[[], Any]) -> Any:
 
 def failure(what: str, error: BaseException, place: str = "") -> str:
     """One line about an error in a user's code, with the innermost line of their file."""
-    first = (str(error).strip().splitlines() or [""])[0][:300]
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
@@ -125,7 +124,7 @@ def failure(what: str, error: BaseException, place: str = "") -> str:
     ]
     number = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
     where = f" at line {number}" if number else ""
-    text = f"{what} failed{where} ({type(error).__name__}: {first})"
+    text = f"{what} failed{where} ({type(error).__name__}: {first_line(error)})"
     if any(word in str(error) for word in ("CUDA", "NVIDIA", "cuda")):
         text += "; PyTorch has no such device here: use map_location='cpu' and leave .cuda() out"
     return text

@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from PIL import Image, ImageOps
 
 from dsrs_jax.data.dataset import Dataset, LazyDataset, UnreadableImage
-from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.errors import UserError, first_line
 
 _SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 _IMAGENET_RESIZE, IMAGENET_SIZE, IMAGENET_CLASSES = 256, 224, 1000
@@ -197,7 +197,7 @@ def load_folder(split: str, data_dir: Path | None, names: Sequence[str] | None =
         with Image.open(files[0]) as image:
             first = _upright(image)
     except Exception as error:  # for damaged files Pillow raises nearly anything
-        raise UserError(f"cannot read {files[0]}, the first image: {_reason(error)}") from error
+        raise UserError(f"cannot read {files[0]}, the first image: {first_line(error)}") from error
     grey, (width, height) = first.mode == "L", first.size
 
     def preprocess(image: Image.Image) -> Image.Image:
@@ -224,7 +224,7 @@ def read_class_names(file: Path) -> list[str]:
     try:
         names = [line.strip() for line in file.read_text("utf-8-sig").rstrip().splitlines()]
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read --classes {file}: {_reason(error)}") from error
+        raise UserError(f"cannot read --classes {file}: {first_line(error)}") from error
     if not names:
         raise UserError(f"--classes {file} is empty; give one class name a line")
     for number, name in enumerate(names, start=1):
@@ -347,14 +347,8 @@ def _of_files(
             with Image.open(files[index]) as image:
                 return pixels(preprocess(image)), labels[index]
         except Exception as error:  # for damaged files Pillow raises nearly anything
-            raise UnreadableImage(f"image {index}, {files[index]}: {_reason(error)}") from error
+            raise UnreadableImage(f"image {index}, {files[index]}: {first_line(error)}") from error
 
     here = set(labels)
     class_labels = {name: known[name] for name in sorted(known) if known[name] in here}
     return LazyDataset(name, split, len(files), read, classes, shape, class_labels=class_labels)
-
-
-def _reason(error: Exception) -> str:
-    """One line of what was raised."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

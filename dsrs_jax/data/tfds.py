@@ -15,7 +15,7 @@ from PIL import Image
 
 from dsrs_jax.data.dataset import ORIGINAL, SHUFFLED, Dataset, LazyDataset, UnreadableImage
 from dsrs_jax.data.files import imagenet_preprocess, pixels, tinyimagenet_preprocess
-from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.errors import UserError, first_line
 
 PREFIX = "tfds:"
 _PREPROCESS = {"imagenet": imagenet_preprocess, "tinyimagenet": tinyimagenet_preprocess}
@@ -74,7 +74,7 @@ def _open(tensorflow_datasets: Any, source: str, split: str, name: str) -> tuple
         builder = tensorflow_datasets.builder(source, file_format="array_record")
         known = list(builder.info.splits)
     except Exception as error:  # TFDS raises many kinds for what is missing
-        raise UserError(f"cannot read {PREFIX}{source} ({_one_line(error)}); {_BUILD}") from error
+        raise UserError(f"cannot read {PREFIX}{source} ({first_line(error)}); {_BUILD}") from error
     if not known:
         raise UserError(f"{PREFIX}{source} is not built; {_BUILD}")
     for one in wanted:
@@ -111,8 +111,3 @@ def _pixels(image: np.ndarray, name: str) -> np.ndarray:
         grey = image.shape[-1] == 1
         return pixels(_PREPROCESS[name](Image.fromarray(image[..., 0] if grey else image)))
     return image.astype(np.float32) / np.float32(255)
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__

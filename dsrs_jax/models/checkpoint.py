@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Float32
 
 from dsrs_jax.models.interface import BaseClassifier, ModelMetadata, digest_of
 from dsrs_jax.models.registry import architecture, build
-from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.errors import UserError, first_line
 
 FORMAT = 1
 METADATA_FILE = "metadata.json"
@@ -96,7 +96,7 @@ def save_model(path: str | Path, model: nnx.Module | Classifier, metadata: Model
             path.rename(replaced)  # a folder cannot be renamed onto one that has content
         being_written.rename(path)
     except OSError as error:
-        raise UserError(f"cannot write the checkpoint {path}: {_one_line(error)}") from error
+        raise UserError(f"cannot write the checkpoint {path}: {first_line(error)}") from error
     finally:
         shutil.rmtree(being_written, ignore_errors=True)
     shutil.rmtree(replaced, ignore_errors=True)
@@ -207,7 +207,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     try:
         content = json.loads((path / METADATA_FILE).read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {path / METADATA_FILE}: {_one_line(error)}") from error
+        raise UserError(f"cannot read {path / METADATA_FILE}: {first_line(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path / METADATA_FILE} does not say format {FORMAT}, the one known here")
     return content
@@ -219,7 +219,7 @@ def _parse_metadata(fields: Any, path: Path) -> ModelMetadata:
     except KeyError as error:
         raise UserError(f"{path / METADATA_FILE}: the model lacks the field {error}") from error
     except TypeError as error:
-        raise UserError(f"{path / METADATA_FILE}: {_one_line(error)}") from error
+        raise UserError(f"{path / METADATA_FILE}: {first_line(error)}") from error
     for name, kind in get_type_hints(ModelMetadata).items():
         value = getattr(metadata, name)
         whole = type(value) is int and isinstance(0.0, kind)  # JSON of others may say 1 for 1.0
@@ -266,7 +266,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         with checkpointer:
             checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(arrays))
     except Exception as error:  # Orbax and TensorStore raise many kinds
-        raise UserError(f"cannot write {path}: {_one_line(error)}") from error
+        raise UserError(f"cannot write {path}: {first_line(error)}") from error
 
 
 def check_space(folder: Path, size: int) -> None:
@@ -295,9 +295,4 @@ def read_arrays(path: Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
             arrays = checkpointer.restore(path.absolute(), args=restore)
         return {name: np.asarray(array) for name, array in arrays.items()}
     except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
-        raise UserError(f"{path} is damaged or cut short: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+        raise UserError(f"{path} is damaged or cut short: {first_line(error)}") from error

@@ -53,7 +53,7 @@ class Ensemble(BaseClassifier):
             source_sha256=None,
         )
         self.traceable = all(one.traceable for one in self.members)
-        self.backend = "+".join(sorted({one.backend for one in self.members}))
+        self.backend = "+".join(one.backend for one in self.members)
 
     def __call__(self, images: Float[Array, "..."]) -> Float32[Array, "images classes"]:
         """The answers of all, averaged, as logits."""

@@ -27,19 +27,15 @@ class FunctionClassifier(BaseClassifier):
         function: a callable pytree (`as_pytree`).
         metadata: what its author says of it.
         scaling: what is done to images in [0, 1] first.
-        channels_first: whether it takes images (N, C, H, W).
     """
 
     function: Callable[[Array], Array]
     metadata: ModelMetadata = dataclasses.field(metadata={"static": True})
     scaling: InputScaling = dataclasses.field(metadata={"static": True})
-    channels_first: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def __call__(self, images: Float[Array, "..."]) -> Float32[Array, "..."]:
         """Logits (N, classes) of images (N, H, W, C) in [0, 1], noise included."""
         pixels = self.scaling(images)
-        if self.channels_first:
-            pixels = jnp.moveaxis(pixels, -1, 1)
         # It was written for the process's own rules, or for none.
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
             return jnp.asarray(self.function(pixels)).astype(jnp.float32)

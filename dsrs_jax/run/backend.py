@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import math
-import time
 from collections.abc import Callable
 
 import jax
@@ -12,8 +12,9 @@ from rich.console import Console
 
 from dsrs_jax import noise
 from dsrs_jax.models import BaseClassifier
+from dsrs_jax.run.draws import seconds_of
 from dsrs_jax.run.settings import BACKENDS
-from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.errors import UserError, first_line
 from dsrs_jax.system.processes import from_first, together
 from dsrs_jax.votes import Sampler
 
@@ -46,6 +47,8 @@ def choose(
     Raises:
         UserError: the backend that is wanted cannot run the module.
     """
+    # What is measured is used: a program is not compiled again.
+    makers = {name: functools.cache(make) for name, make in makers.items()}
     if wanted == AUTO and earlier in makers:
         wanted = earlier
     if wanted != AUTO:
@@ -85,8 +88,7 @@ def _best(
         except Exception as error:  # torch.compile raises many kinds, without a C++ compiler too
             if name != COMPILED:
                 raise
-            first = (str(error).strip().splitlines() or [""])[0][:150]
-            failures.append(f"{name}: {type(error).__name__}: {first}")
+            failures.append(f"{name}: {type(error).__name__}: {first_line(error)}")
     best = max(speeds, key=lambda name: speeds[name])
     others = [f"{name} {speed:,.0f}" for name, speed in speeds.items() if name != best]
     tell(f"{best}, {speeds[best]:,.0f} draws a second ({'; '.join(others + failures)}).")
@@ -98,11 +100,6 @@ def _speed(classifier: BaseClassifier) -> float:
     shape = classifier.metadata.image_shape
     sampler = Sampler(classifier)
     law = noise.generalized_gaussian(math.prod(shape), 0.25, 0.0, 2.0)
-    images = np.zeros((sampler.devices, *shape), np.float32)
-    labels = np.zeros(len(images), np.int32)
-    seconds = []
-    for _ in range(1 + _TRIALS):  # the first one compiles
-        clock = time.perf_counter()
-        sampler.start(images, labels, law, sampler.tile(images[0].size)).result()
-        seconds.append(time.perf_counter() - clock)
-    return len(images) * sampler.tile(images[0].size) / min(seconds[1:])
+    n = sampler.tile(math.prod(shape))
+    seconds = [seconds_of(sampler, law, shape, n) for _ in range(1 + _TRIALS)]
+    return n * sampler.devices / min(seconds[1:])  # the first one compiles

@@ -139,8 +139,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             with stages("model"):
                 use = Use(
                     dataset, indices, len(indices) * settings.protocol.n,
-                    earlier_settings(out).get("backend"),
-                    processes.processes == 1, first, settings.seed,
+                    earlier_settings(out).get("backend", "").split("+"), processes, settings.seed,
                 )  # fmt: skip
                 classifier = classifier_of(settings.model, settings.law, use, out, console)
             labels = _labels_to_tell(settings, dataset, classifier)

@@ -101,13 +101,9 @@ def _cost(
     """How much longer sampling takes with sound draws than with float32 ones, relative."""
     tile = tile_size(math.prod(image_shape), jax.local_devices()[0].platform)
     samplers = Sampler(classifier), Sampler(classifier, grid=grid)
-    images = np.zeros((samplers[0].devices, *image_shape), np.float32)
-    labels = np.zeros(len(images), np.int32)
 
     def seconds(sampler: Sampler, tiles: int) -> float:
-        clock = time.perf_counter()
-        sampler.start(images, labels, law, tiles * tile).result()
-        return time.perf_counter() - clock
+        return seconds_of(sampler, law, image_shape, tiles * tile)
 
     tiles = 1
     for sampler in samplers:
@@ -117,3 +113,13 @@ def _cost(
     taken = [[seconds(sampler, tiles) for sampler in samplers] for _ in range(_TRIALS)]
     plain, sound = np.min(taken, axis=0).tolist()
     return float(max(0.0, sound / plain - 1.0))
+
+
+def seconds_of(
+    sampler: Sampler, law: RadialLaw, image_shape: tuple[int, int, int], n: int
+) -> float:
+    """That n draws of one black image for each device take."""
+    images = np.zeros((sampler.devices, *image_shape), np.float32)
+    clock = time.perf_counter()
+    sampler.start(images, np.zeros(len(images), np.int32), law, n).result()
+    return time.perf_counter() - clock

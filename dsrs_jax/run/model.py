@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +35,7 @@ from dsrs_jax.run import backend, trial
 from dsrs_jax.run.settings import TIMM, LawOptions, ModelOptions
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.files import is_remote
+from dsrs_jax.system.processes import Group
 
 _FOLDER = "model"  # of a run's own model
 _PROGRAM = ".pt2"
@@ -51,19 +54,21 @@ class Use:
         dataset: that it must fit.
         indices: of the run's images.
         draws: of the run, in all.
-        backend: that the run was begun with, if it was.
-        alone: whether this is a run of one process; only such a run makes a model.
-        first: whether this is process 0, which tells what is found.
+        backends: of each --model, that the run was begun with, if it was.
+        processes: of the run: process 0 tells what is found, and one alone makes a model.
         seed: of a training.
     """
 
     dataset: data.Dataset
     indices: Sequence[int]
     draws: int
-    backend: str | None
-    alone: bool
-    first: bool
+    backends: Sequence[str]
+    processes: Group
     seed: int
+
+    @property
+    def first(self) -> bool:
+        return self.processes.process == 0
 
 
 def classifier_of(
@@ -82,13 +87,14 @@ def classifier_of(
     """
     dataset = use.dataset
     if options.model:
-        members = [_one(text, options, use, console) for text in options.model]
+        begun = itertools.zip_longest(options.model, use.backends[: len(options.model)])
+        members = [_one(text, earlier, options, use, console) for text, earlier in begun]
         classifier = members[0] if len(members) == 1 else Ensemble(members, options.ensemble)
     elif options.arch or options.input_scaling or options.weights or options.output:
         raise UserError(_FOR_A_FILE)
     elif dataset.name != "digits":
         raise UserError(f"--dataset {dataset.name} needs --model PATH; `dsrs-jax train` makes one")
-    elif not use.alone or is_remote(out):
+    elif use.processes.processes > 1 or is_remote(out):
         raise UserError(
             "several processes, or a bucket as --out, need --model; a run of one process makes "
             "one, runs/digits/model"
@@ -116,14 +122,16 @@ def _check_fit(metadata: ModelMetadata, dataset: data.Dataset) -> None:
         )
 
 
-def _one(text: str, options: ModelOptions, use: Use, console: Console) -> BaseClassifier:
+def _one(
+    text: str, earlier: str | None, options: ModelOptions, use: Use, console: Console
+) -> BaseClassifier:
     """The classifier that one --model means."""
     if is_user_code(text):
         if options.arch or options.weights:
             raise UserError(f"--arch and --weights are for a PyTorch file; {text} is code")
         made = import_from(text)
         if _is_torch(made.thing):
-            return _of_pytorch(made, options, use, console)
+            return _of_pytorch(made, earlier, options, use, console)
         if options.backend not in (backend.AUTO, backend.JAX):
             raise UserError(f"--backend {options.backend} is for a PyTorch module; {text} is none")
         if options.output is not None:
@@ -203,7 +211,9 @@ def _tried(
     return dataclasses.replace(classifier, metadata=metadata)
 
 
-def _of_pytorch(made: Made, options: ModelOptions, use: Use, console: Console) -> BaseClassifier:
+def _of_pytorch(
+    made: Made, earlier: str | None, options: ModelOptions, use: Use, console: Console
+) -> BaseClassifier:
     from dsrs_jax.convert import pytorch  # which imports PyTorch: not every user has it
 
     scaling, metadata = _described(made.name, made.sha256, made.thing, options, use)
@@ -214,21 +224,20 @@ def _of_pytorch(made: Made, options: ModelOptions, use: Use, console: Console) -
     metadata = dataclasses.replace(metadata, classes=classes, parameters=size)
     _check_fit(metadata, use.dataset)
 
-    def as_it_is(compiled: bool = False) -> BaseClassifier:
-        return pytorch.TorchClassifier(
-            module, metadata, scaling, source=made.sha256, dtype=options.dtype, compiled=compiled
-        )
-
+    torch_classifier = functools.partial(
+        pytorch.TorchClassifier,
+        module, metadata, scaling, source=made.sha256, dtype=options.dtype,
+    )  # fmt: skip
+    as_it_is = torch_classifier()
     if use.first:
-        said = options.input_scaling is not None
-        given = None if said else scaling
-        trial.examine(as_it_is(), given, use.dataset, use.indices, console)
+        given = None if options.input_scaling is not None else scaling
+        trial.examine(as_it_is, given, use.dataset, use.indices, console)
     return backend.choose(
         options.backend,
-        use.backend,
+        earlier,
         {
-            backend.TORCH: as_it_is,
-            backend.COMPILED: lambda: as_it_is(compiled=True),
+            backend.TORCH: lambda: as_it_is,
+            backend.COMPILED: lambda: torch_classifier(compiled=True),
             backend.JAX: lambda: pytorch.in_jax(
                 module, made.name, metadata, scaling, options.dtype
             ),

@@ -6,15 +6,12 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Float32
-from numpy.typing import NDArray
 from rich.console import Console
 
 from dsrs_jax.data import Example
-from dsrs_jax.models import BaseClassifier, forward
-from dsrs_jax.votes.kernel import tile_size
+from dsrs_jax.models import BaseClassifier
+from dsrs_jax.run.trial import logits_of
 
 _LOOKED_AT = 100  # images
 _FEWEST = 10  # of fewer a tenth says nothing
@@ -33,7 +30,7 @@ def look_first(
     readable = [example for example in first if example.image is not None]
     if len(readable) >= _FEWEST:
         images = np.stack([one.image for one in readable if one.image is not None])
-        answers = _answers(classifier, images)
+        answers = np.argmax(logits_of(classifier, images), axis=1)
         right = int(np.sum(answers == np.array([one.label for one in readable])))
         if 10 * right < len(readable):
             console.print(
@@ -42,20 +39,6 @@ def look_first(
                 soft_wrap=True,
             )
     return itertools.chain(first, remaining)
-
-
-def _answers(
-    classifier: BaseClassifier, images: Float32[np.ndarray, "images height width channels"]
-) -> NDArray[np.int64]:
-    """The model's class of each image; no more of them at once than the sampler gives it."""
-    size = min(_LOOKED_AT, tile_size(images[0].size, jax.local_devices()[0].platform))
-    found = []
-    for start in range(0, len(images), size):
-        tile = np.zeros((size, *images.shape[1:]), np.float32)  # one shape: one program
-        part = images[start : start + size]
-        tile[: len(part)] = part
-        found.append(np.argmax(forward(classifier, tile), axis=-1)[: len(part)])
-    return np.concatenate(found)
 
 
 def tell_copies(records: Sequence[Mapping[str, Any]], console: Console) -> None:

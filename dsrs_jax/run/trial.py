@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,11 @@ from dsrs_jax.models import (
     forward,
     input_scaling,
 )
-from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.errors import UserError, first_line
+from dsrs_jax.votes.kernel import tile_size
 
 _IMAGES = 64
-_TILE = 8  # at once: large networks on a CPU
+_MOST_AT_ONCE = 100
 _DIFFERENCE = 20.0  # points of accuracy
 _SUM = 1e-3  # of probabilities, from 1
 
@@ -39,13 +41,12 @@ def classes_of(classifier: BaseClassifier) -> int:
     except UserError:
         raise
     except Exception as error:  # of a user's function, traced by JAX
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         advice = "does it take images of this size, (N, H, W, C)?"
         if "racer" in type(error).__name__ or "Concretization" in type(error).__name__:
             advice = "JAX must be able to trace it: use jax.numpy, jnp.where and jax.lax.cond"
         raise UserError(
-            f"{metadata.arch} of images {images.shape} failed ({type(error).__name__}: {text}); "
-            f"{advice}"
+            f"{metadata.arch} of images {images.shape} failed ({type(error).__name__}: "
+            f"{first_line(error)}); {advice}"
         ) from error
     if logits.ndim != 2 or len(logits) != len(images):
         raise UserError(
@@ -79,7 +80,7 @@ def examine(
         return
     images = np.stack([one.image for one in examples if one.image is not None])
     labels = np.array([one.label for one in examples])
-    logits = _logits(classifier, images)
+    logits = logits_of(classifier, images)
     if np.all(logits >= 0.0) and np.all(np.abs(logits.sum(axis=1) - 1.0) < _SUM):
         console.print(
             "The model returns probabilities (each row sums to 1), whose largest is that of the "
@@ -92,7 +93,7 @@ def examine(
     if accuracy["as it is"] < 100.0 - _DIFFERENCE:
         for text, other in _others(dataset, scaling).items():
             moved = np.asarray(scaling.pixels_for(other)(jnp.asarray(images)))
-            accuracy[text] = _percent(_logits(classifier, moved), labels)
+            accuracy[text] = _percent(logits_of(classifier, moved), labels)
     shown = ", ".join(f"{name} {value:.0f}%" for name, value in accuracy.items())
     console.print(
         f"Nobody says the input scaling (--input-scaling). Right of {len(labels)} images without "
@@ -108,11 +109,14 @@ def examine(
         )
 
 
-def _logits(classifier: BaseClassifier, images: NDArray[np.float32]) -> NDArray[np.float32]:
+def logits_of(classifier: BaseClassifier, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits of any number of images; no more of them at once than the sampler gives it."""
+    size = tile_size(images[0].size, jax.local_devices()[0].platform)
+    size = min(_MOST_AT_ONCE, size)
     found = []
-    for start in range(0, len(images), _TILE):
-        part = images[start : start + _TILE]
-        tile = np.concatenate([part, np.zeros((_TILE - len(part), *part.shape[1:]), np.float32)])
+    for start in range(0, len(images), size):
+        part = images[start : start + size]
+        tile = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.float32)])
         found.append(forward(classifier, tile)[: len(part)])  # one shape: one program
     return np.concatenate(found)
 

@@ -13,3 +13,9 @@ class IncompleteError(Exception):
 
     A command prints the line alone and exits with status 1.
     """
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """What an error says, at most so many characters of one line; its kind if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:most]

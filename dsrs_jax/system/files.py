@@ -7,7 +7,7 @@ from pathlib import Path
 
 from etils import epath
 
-from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.errors import UserError, first_line
 
 CACHE_VARIABLE = "DSRS_CACHE"
 # The package through which fsspec reaches each kind of bucket.
@@ -100,7 +100,7 @@ def folder_or_bucket(path: str | Path, what: str) -> epath.Path:
 def _reason(error: Exception) -> str:
     """One line; without a network or a permission the packages of buckets raise any kind."""
     system = error.strerror if isinstance(error, OSError) else None
-    return system or (str(error).strip() or type(error).__name__).splitlines()[0]
+    return system or first_line(error)
 
 
 def cache_folder() -> Path:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.errors import UserError, first_line
 
 _PATIENCE = 300.0  # seconds until process 0 must have begun; JAX's own limit
 Result = TypeVar("Result")
@@ -62,7 +62,7 @@ def initialize(
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         if distributed:
             raise UserError(
                 f"no cluster was found ({reason}); name the processes by {', '.join(given)}"

@@ -2,6 +2,7 @@
 
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 import torch
 from certify_runs import rows_of
 from networks import small_classifier
+from rich.console import Console
 
 from dsrs_jax import count_votes, data, gaussian, models
 from dsrs_jax.convert.pytorch import TorchClassifier, exported, in_jax, prepared
 from dsrs_jax.models import Ensemble, FunctionClassifier, ModelMetadata, as_pytree, forward
+from dsrs_jax.run import backend
 from dsrs_jax.run.main import main
 from dsrs_jax.system.errors import UserError
 
@@ -23,6 +26,7 @@ import jax.numpy as jnp, numpy as np, torch
 from flax import nnx
 from torch import nn
 from networks import small_classifier
+from rich.console import Console
 
 network = small_classifier()
 W = np.random.default_rng(0).normal(size=(64, 10)).astype(np.float32)
@@ -128,6 +132,43 @@ def test_a_run_goes_on_with_the_backend_that_it_began_with(
     assert json.loads((out / "config.json").read_text())["backend"] == "jax"
     assert certify(out, *network, "--backend", "torch") == 2
     assert "backend" in capsys.readouterr().err
+
+
+def test_an_ensemble_goes_on_with_the_backend_of_each_member(code: Path, tmp_path: Path) -> None:
+    both = ["--model", f"{code}:linear", "--model", f"{code}:network"]
+    assert certify(tmp_path, *both) == 0
+    assert json.loads((tmp_path / "config.json").read_text())["backend"] == "jax+torch"
+    before = votes_of(tmp_path)
+    assert certify(tmp_path, *both) == 0
+    assert votes_of(tmp_path) == before
+
+
+def test_a_long_run_takes_the_fastest_backend_and_says_what_it_measured() -> None:
+    scaling = models.input_scaling("digits", "none")
+    module, _ = prepared(small_classifier(), "it", SHAPE, scaling)
+    made: list[str] = []
+
+    def make(name: str) -> models.BaseClassifier:
+        made.append(name)
+        if name == "jax":
+            return in_jax(module, "it", metadata(), scaling)
+        if name == "torch-compiled":
+            raise UserError("no compiler")
+        return TorchClassifier(module, metadata(), scaling)
+
+    told = io.StringIO()
+    chosen = backend.choose(
+        "auto",
+        None,
+        {name: partial(make, name) for name in ("torch", "torch-compiled", "jax")},
+        jax_alone=False,
+        draws=10**12,
+        first=True,
+        console=Console(file=told, width=200),
+    )
+    assert sorted(made) == ["jax", "torch", "torch-compiled"]  # each once
+    assert f"Backend: {chosen.backend}," in told.getvalue()
+    assert "draws a second" in told.getvalue() and "no compiler" in told.getvalue()
 
 
 @pytest.mark.parametrize("name", ["linear", "Flax"])

@@ -12,6 +12,7 @@ from pathlib import Path
 def make_importable() -> None:
     """Declares torchvision's operators where its own library of them cannot be loaded."""
     import torch
+    from torch import library as libraries
 
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None or _KEPT:
@@ -25,7 +26,7 @@ def make_importable() -> None:
             pass
     text = (folder / "_meta_registrations.py").read_text()
     names = set(re.findall(r"register_(?:fake|meta)\(\"(?:torchvision::)?(\w+)\"", text))
-    library = torch.library.Library("torchvision", "DEF")
+    library = libraries.Library("torchvision", "DEF")
     for name in sorted(names):
         library.define(f"{name}(Tensor x) -> Tensor")
     _KEPT.append(library)  # its declarations live as long as it does

@@ -1,8 +1,6 @@
 """Certified radii of smoothed classifiers by double sampling (Li et al., ICML 2022), in JAX.
 
-law = dsrs_jax.generalized_gaussian(dimension, sigma, k)
-votes = dsrs_jax.count_votes(classifier, images, labels, law, 50_000, inside=[law.truncated(0.8)])
-certificates = dsrs_jax.certify_table(votes, dsrs_jax.Protocol(alpha=0.001))
+certificates = dsrs_jax.certify_images(model, images, labels, sigma=0.5)
 certificates.radius
 
 Names are imported when they are first used, so that `python -m dsrs_jax.proof` runs where JAX is
@@ -18,6 +16,8 @@ if TYPE_CHECKING:
     from dsrs_jax.certify import certify as certify_bounds
     from dsrs_jax.models import Classifier, load_model
     from dsrs_jax.noise import Law, RadialLaw, gaussian, generalized_gaussian
+    from dsrs_jax.run.images import certify_images
+    from dsrs_jax.system.devices import use_all_cores
     from dsrs_jax.system.errors import UserError
     from dsrs_jax.votes import VoteTable, count_votes
 
@@ -26,6 +26,8 @@ _HOMES = {
     "certify": ("CertificateTable", "Certificates", "certify_bounds", "certify_table", "evaluate"),
     "models": ("Classifier", "load_model"),
     "noise": ("Law", "RadialLaw", "gaussian", "generalized_gaussian"),
+    "run.images": ("certify_images",),
+    "system.devices": ("use_all_cores",),
     "system.errors": ("UserError",),
     "votes": ("VoteTable", "count_votes"),
 }
@@ -42,6 +44,7 @@ __all__ = [
     "UserError",
     "VoteTable",
     "certify_bounds",
+    "certify_images",
     "certify_table",
     "count_votes",
     "evaluate",
@@ -50,6 +53,7 @@ __all__ = [
     "interval",
     "load_model",
     "lower_bound",
+    "use_all_cores",
 ]
 
 

@@ -18,6 +18,7 @@ from dsrs_jax.data.dataset import (
     read_ahead,
 )
 from dsrs_jax.data.grid import cells_of, grid_of
+from dsrs_jax.data.npz import from_arrays
 from dsrs_jax.system.errors import UserError
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "LazyDataset",
     "UnreadableImage",
     "cells_of",
+    "from_arrays",
     "grid_of",
     "in_memory",
     "load",

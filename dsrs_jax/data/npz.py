@@ -35,19 +35,31 @@ def load(split: str, data_dir: Path | None) -> ArrayDataset:
     except Exception as error:  # NumPy, zlib and zipfile raise many kinds for a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{data_dir} is not {_WHAT}: {reason}") from error
+    try:
+        return from_arrays(images, labels, "npz", split)
+    except ValueError as error:
+        raise UserError(f"{data_dir} is not {_WHAT}: {error}") from None
+
+
+def from_arrays(images: np.ndarray, labels: np.ndarray, name: str, split: str) -> ArrayDataset:
+    """A set of images (N, H, W, C), uint8 or floats in [0, 1], and labels (N,) from 0.
+
+    Raises:
+        ValueError: says what they are instead.
+    """
     if images.ndim != 4 or images.size == 0 or labels.shape != (len(images),):
-        raise UserError(f"{data_dir} is not {_WHAT}: it has {images.shape} and {labels.shape}")
+        raise ValueError(f"it has {images.shape} and {labels.shape}")
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise UserError(f"{data_dir} is not {_WHAT}: its labels are not")
+        raise ValueError("its labels are not")
     if labels.max() >= np.iinfo(np.int32).max:
-        raise UserError(f"{data_dir} is not {_WHAT}: it has the label {labels.max()}")
+        raise ValueError(f"it has the label {labels.max()}")
     if images.dtype == np.uint8:
         images = images.astype(np.float32) / np.float32(255)
     elif not np.issubdtype(images.dtype, np.floating):
-        raise UserError(f"{data_dir} is not {_WHAT}: its images are {images.dtype}")
+        raise ValueError(f"its images are {images.dtype}")
     images = images.astype(np.float32)
     # NaN fails this, too.
     if not (images.min() >= 0.0 and images.max() <= 1.0):
-        raise UserError(f"{data_dir} is not {_WHAT}: values reach beyond [0, 1]")
+        raise ValueError("values reach beyond [0, 1]")
     classes = int(labels.max()) + 1
-    return ArrayDataset("npz", split, images, labels.astype(np.int32), classes)
+    return ArrayDataset(name, split, images, labels.astype(np.int32), classes)

@@ -16,7 +16,8 @@ from dsrs_jax.system.errors import UserError
 
 SCALINGS = ("standardize", "center", "none")
 SCALING_FORM = "mean:0.485,0.456,0.406;std:0.229,0.224,0.225"  # of one that has no name
-OWN_SETS = ("folder", "npz")  # of images that anyone brings: nothing is known of their pixels
+# Images that anyone brings: nothing is known of their pixels.
+OWN_SETS = ("folder", "npz", "arrays")
 
 _STATISTICS = {
     "digits": ((0.5,), (0.5,)),

@@ -54,7 +54,6 @@ from dsrs_jax.votes import (
 )
 from dsrs_jax.votes.records import CONFIG_FILE, earlier_settings
 
-DEFAULT_INSIDE = (0.2, 0.4, 0.6, 0.8)
 _WORTH_TUNING = 1_000_000  # draws: with fewer not even the first trial is won back
 
 
@@ -73,7 +72,7 @@ class SecondLawOptions:
     def laws(self) -> tuple[SecondLaw, ...]:
         """All that were given, or the default."""
         given = second_laws(self.q_inside, self.q_sigma, self.q_threshold)
-        return given or second_laws(DEFAULT_INSIDE)
+        return given or second_laws(options.DEFAULT_INSIDE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ from dsrs_jax.models import (
     save_model,
 )
 from dsrs_jax.run import backend, trial
-from dsrs_jax.run.settings import TIMM, LawOptions, ModelOptions
+from dsrs_jax.run.settings import TIMM, TIMM_NETWORK, LawOptions, ModelOptions
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.files import is_remote
 from dsrs_jax.system.processes import Group
@@ -88,7 +88,7 @@ def classifier_of(
     dataset = use.dataset
     if options.model:
         begun = itertools.zip_longest(options.model, use.backends[: len(options.model)])
-        members = [_one(text, earlier, options, use, console) for text, earlier in begun]
+        members = [of_name(text, earlier, options, use, console) for text, earlier in begun]
         classifier = members[0] if len(members) == 1 else Ensemble(members, options.ensemble)
     elif options.arch or options.input_scaling or options.weights or options.output:
         raise UserError(_FOR_A_FILE)
@@ -104,11 +104,11 @@ def classifier_of(
         if not folder.exists():
             _train_digits(law, folder, console, use.seed)
         classifier = load_model(folder, options.dtype)
-    _check_fit(classifier.metadata, dataset)
+    check_fit(classifier.metadata, dataset)
     return classifier
 
 
-def _check_fit(metadata: ModelMetadata, dataset: data.Dataset) -> None:
+def check_fit(metadata: ModelMetadata, dataset: data.Dataset) -> None:
     """UserError unless a model takes a data set's images and has its classes."""
     # Files of one's own need not show every class of the model.
     fits = dataset.classes == metadata.classes or (
@@ -117,35 +117,35 @@ def _check_fit(metadata: ModelMetadata, dataset: data.Dataset) -> None:
     if metadata.image_shape != dataset.image_shape or not fits:
         raise UserError(
             f"the model {metadata.arch} takes images {metadata.image_shape} of "
-            f"{metadata.classes} classes, {dataset.name} has {dataset.image_shape} of "
+            f"{metadata.classes} classes, those of {dataset.name} are {dataset.image_shape} of "
             f"{dataset.classes}; give the model of this dataset"
         )
 
 
-def _one(
+def of_name(
     text: str, earlier: str | None, options: ModelOptions, use: Use, console: Console
 ) -> BaseClassifier:
-    """The classifier that one --model means."""
+    """The classifier that one --model means; `earlier` is the backend that it had in this run.
+
+    Raises:
+        UserError: there is no such model, it does not fit, or an option is not for it.
+    """
     if is_user_code(text):
         if options.arch or options.weights:
             raise UserError(f"--arch and --weights are for a PyTorch file; {text} is code")
-        made = import_from(text)
-        if _is_torch(made.thing):
-            return _of_pytorch(made, earlier, options, use, console)
-        if options.backend not in (backend.AUTO, backend.JAX):
-            raise UserError(f"--backend {options.backend} is for a PyTorch module; {text} is none")
-        if options.output is not None:
-            raise UserError(f"--output is for a PyTorch model; let {text} return its logits")
-        if options.dtype != "float32":
-            raise UserError(f"--dtype is not for a JAX function: {text} has its own arithmetic")
-        scaling, metadata = _described(made.name, made.sha256, made.thing, options, use)
-        function = FunctionClassifier(as_pytree(made.thing), metadata, scaling)
-        return _tried(function, scaling, options, use, console)
+        return _of_code(import_from(text), earlier, options, use, console)
+    path = Path(text)
+    if options.arch is not None and options.arch.startswith(TIMM_NETWORK):
+        from dsrs_jax.convert.timm_file import timm_network  # not every user has PyTorch
+
+        channels = use.dataset.image_shape[-1]
+        name = options.arch.removeprefix(TIMM_NETWORK)
+        made = timm_network(name, path, options.weights, channels)
+        return _of_pytorch(made, earlier, options, use, console)
     if options.backend not in (backend.AUTO, backend.JAX):
         raise UserError(
             f"--backend {options.backend} needs the PyTorch module itself: --model FILE.py:NAME"
         )
-    path = Path(text)
     if path.suffix == _PROGRAM and not path.is_dir():
         scaling, metadata = _described(path.name, None, None, options, use)
         program = from_file(path, metadata, scaling, options.output, options.dtype)
@@ -158,11 +158,38 @@ def _one(
     classifier = load_model(folder, options.dtype)
     if path.is_file() and options.input_scaling is None:
         found = classifier.metadata
-        _check_fit(found, use.dataset)
+        check_fit(found, use.dataset)
         scaling = input_scaling(found.dataset, found.scaling or "none")
         if use.first:
             trial.examine(classifier, scaling, use.dataset, use.indices, console)
     return classifier
+
+
+def of_object(thing: Any, options: ModelOptions, use: Use, console: Console) -> BaseClassifier:
+    """The classifier that a PyTorch module, a Flax module or a function of JAX is.
+
+    Raises:
+        UserError: it does not fit, or is none of these.
+    """
+    name = getattr(thing, "__name__", type(thing).__name__)
+    return _of_code(Made(thing, name, ""), None, options, use, console)
+
+
+def _of_code(
+    made: Made, earlier: str | None, options: ModelOptions, use: Use, console: Console
+) -> BaseClassifier:
+    name = made.name
+    if _is_torch(made.thing):
+        return _of_pytorch(made, earlier, options, use, console)
+    if options.backend not in (backend.AUTO, backend.JAX):
+        raise UserError(f"--backend {options.backend} is for a PyTorch module; {name} is none")
+    if options.output is not None:
+        raise UserError(f"--output is for a PyTorch model; let {name} return its logits")
+    if options.dtype != "float32":
+        raise UserError(f"--dtype is not for a JAX function: {name} has its own arithmetic")
+    scaling, metadata = _described(name, made.sha256, made.thing, options, use)
+    function = FunctionClassifier(as_pytree(made.thing), metadata, scaling)
+    return _tried(function, scaling, options, use, console)
 
 
 def _is_torch(thing: Any) -> bool:
@@ -204,7 +231,7 @@ def _tried(
 ) -> BaseClassifier:
     """The classifier with the number of its classes, once it was looked at."""
     metadata = dataclasses.replace(classifier.metadata, classes=trial.classes_of(classifier))
-    _check_fit(metadata, use.dataset)
+    check_fit(metadata, use.dataset)
     if use.first:
         said = options.input_scaling is not None
         trial.examine(classifier, None if said else scaling, use.dataset, use.indices, console)
@@ -222,7 +249,7 @@ def _of_pytorch(
     )
     size = sum(one.numel() for one in module.parameters())
     metadata = dataclasses.replace(metadata, classes=classes, parameters=size)
-    _check_fit(metadata, use.dataset)
+    check_fit(metadata, use.dataset)
 
     torch_classifier = functools.partial(
         pytorch.TorchClassifier,

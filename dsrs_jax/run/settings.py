@@ -18,7 +18,9 @@ from dsrs_jax.system.files import refuse_address
 from dsrs_jax.system.options import option
 
 BACKENDS = ("auto", "jax", "torch", "torch-compiled")
+DEFAULT_INSIDE = (0.2, 0.4, 0.6, 0.8)  # quantiles of P at which it is truncated
 TIMM = "timm"  # an input scaling: what timm's own record of a model says
+TIMM_NETWORK = "timm:"  # before the name of an architecture of timm's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +78,7 @@ class ModelOptions:
     model: tuple[str, ...] = option(
         (), "folder, run, file or FILE.py:NAME; repeatable", metavar="M", often=True
     )
-    arch: str | None = option(None, "of a PyTorch file (convert --help)", metavar="NAME")
+    arch: str | None = option(None, "of a PyTorch file; or timm:NAME", metavar="NAME")
     weights: str | None = option(None, "which state dict of a PyTorch file", metavar="KEY")
     input_scaling: str | None = option(
         None, "a name, or mean:M,..;std:S,.. (docs/models.md)", metavar="SCALING"
@@ -91,7 +93,7 @@ class ModelOptions:
     def __post_init__(self) -> None:
         for model in self.model:
             refuse_address(model, "--model")
-        if self.arch is not None:
+        if self.arch is not None and not self.arch.startswith(TIMM_NETWORK):
             architecture(self.arch)
         if self.input_scaling not in (None, TIMM):
             check_scaling(self.input_scaling or "")

@@ -1,6 +1,7 @@
 """Votes of a classifier under every law: drawn on all devices, recorded, resumable."""
 
 from dsrs_jax.votes.collection import collect
+from dsrs_jax.votes.counting import count_votes
 from dsrs_jax.votes.kernel import can_be_sound, tile_size
 from dsrs_jax.votes.plan import Kind, SamplingPlan, SecondLaw, second_laws
 from dsrs_jax.votes.record import (
@@ -13,7 +14,7 @@ from dsrs_jax.votes.record import (
     unfinished,
 )
 from dsrs_jax.votes.records import RecordFolder, looks_of
-from dsrs_jax.votes.sampler import PendingVotes, Sampler, Votes, count_votes
+from dsrs_jax.votes.sampler import PendingVotes, Sampler, Votes
 from dsrs_jax.votes.table import Counted, Intervals, LookedAt, SoundDraws, State, VoteTable
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -31,7 +30,6 @@ from dsrs_jax.votes.kernel import (
     tile_size,
 )
 from dsrs_jax.votes.outside import count_outside
-from dsrs_jax.votes.table import SoundDraws, State, VoteTable
 
 _SAMPLING = 0x5341_4D50  # beyond the number of any key that is split off a seed
 # What `Sampler.tune` tries, and when it is content.
@@ -59,58 +57,6 @@ class Votes(NamedTuple):
     correct: NDArray[np.int64]
     not_finite: NDArray[np.int64]
     ambiguous: NDArray[np.int64]
-
-
-def count_votes(
-    classifier: BaseClassifier | Callable[[Array], Array],
-    images: ArrayLike,
-    labels: ArrayLike,
-    law: RadialLaw,
-    n: int,
-    *,
-    inside: Sequence[RadialLaw] = (),
-    indices: ArrayLike | None = None,
-    seed: int = 0,
-    first: int = 0,
-    batch: int | None = None,
-    grid: int | None = None,
-) -> VoteTable:
-    """How often `classifier` answers `labels` on noisy images, in `n` draws for each image.
-
-    A draw whose logits are not all finite votes for no class; the state of an image all of whose
-    draws are so is `State.NOT_FINITE`.
-
-    Args:
-        classifier, seed, batch, grid: as for `Sampler`.
-        images, labels, n, indices, first: as for `Sampler.start`.
-        law: P.
-        inside: P truncated, any number of times, fixed before sampling: the draws of P that fell
-            inside are draws of these laws, and are counted for them too.
-
-    Raises:
-        UserError: shapes that do not fit, a number outside its domain, or a law of `inside` is
-            not P truncated.
-    """
-    for q in inside:
-        if q.cutoff is None or dataclasses.replace(q, cutoff=None, quantile=None) != law:
-            raise UserError("the laws inside must be the law itself, truncated")
-    cutoffs = [q.cutoff for q in inside if q.cutoff is not None]
-    sampler = Sampler(classifier, seed=seed, cutoffs=cutoffs, batch=batch, grid=grid)
-    votes = sampler.start(images, labels, law, n, indices=indices, first=first).result()
-    order = [len(inside), *range(len(inside))]
-    names = ["p", *(f"inside_{float(q.quantile or 1.0):.4g}" for q in inside)]
-    table = VoteTable.from_counts(
-        (law, *inside),
-        votes.correct[:, order],
-        votes.draws[:, order],
-        names=names,
-        index=indices,
-        label=labels,
-    )
-    table.state[votes.not_finite[:, -1] == n] = State.NOT_FINITE
-    if grid is None:
-        return table
-    return dataclasses.replace(table, sound=SoundDraws(grid, votes.ambiguous[:, -1]))
 
 
 class Sampler:
@@ -327,14 +273,15 @@ class PendingVotes:
             for _, _, block in groups
         ]
 
-    def result(self) -> Votes:
-        """The votes; waits until they are counted."""
+    def result(self, advance: Callable[[int], None] = lambda images: None) -> Votes:
+        """The votes; waits until they are counted, telling of how many images they are."""
         counted = []
         for counts, (image, size, block) in zip(self._counts, self._groups, strict=True):
             parts = self._fetch(counts, block).astype(np.int64)
             total = np.zeros((size, *parts.shape[1:]), dtype=np.int64)
             np.add.at(total, image, parts)
             counted.append(total)
+            advance(size)
         return Votes(*np.concatenate(counted).swapaxes(0, 1))
 
     def _try(self, block: Block) -> Array | np.ndarray | None:

@@ -89,17 +89,36 @@ def test_examples_of_extensions_run(number: int, tmp_path: Path) -> None:
     run(program + "\n" + checks[number], tmp_path)
 
 
+IMAGES = """
+import numpy as np
+images, labels = np.full((2, 28, 28, 1), 0.6, np.float32), np.array([0, 1])
+"""
+
+
 def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
     [program] = examples("README.md")
+    model = """
+import jax
+model = lambda images: jax.nn.one_hot((images.mean((1, 2, 3)) > 0.5).astype(int), 2) * 9.0
+"""
+    check = "assert certificates.radius[0] == 0.0 < 0.5 < certificates.radius[1], certificates"
+    run(f"{IMAGES}{model}{program}\n{check}", tmp_path)
+
+
+def test_the_steps_in_python_run(tmp_path: Path) -> None:
+    [program] = examples("docs/certificates.md")
     model = """
 from dsrs_jax import models
 metadata = models.ModelMetadata("mnist_43", "mnist", (28, 28, 1), 10, 0.5, 380.0, 2.0)
 models.save_model("runs/mnist_43/model", models.build("mnist_43", seed=0), metadata)
-import numpy as np
-images, labels = np.full((2, 28, 28, 1), 0.6, np.float32), np.array([0, 1])
 """
     shorter = program.replace("50_000", "200")
-    run(f"{model}{shorter}\nassert certificates.radius.shape == (2,)", tmp_path)
+    run(f"{IMAGES}{model}{shorter}\nassert certificates.radius.shape == (2,)", tmp_path)
+
+
+def test_the_example_of_models_in_python_runs(tmp_path: Path) -> None:
+    [program] = [one for one in examples("docs/models.md") if not one.startswith("# net.py")]
+    run(f"{program}\nassert certificates.radius.shape == (4,)", tmp_path)
 
 
 def run(program: str, folder: Path) -> None:

@@ -44,6 +44,8 @@ def classes_of(classifier: BaseClassifier) -> int:
         advice = "does it take images of this size, (N, H, W, C)?"
         if "racer" in type(error).__name__ or "Concretization" in type(error).__name__:
             advice = "JAX must be able to trace it: use jax.numpy, jnp.where and jax.lax.cond"
+        elif "must be Tensor" in str(error):
+            advice = "PyTorch's functions take no arrays of JAX: make it a torch.nn.Module"
         raise UserError(
             f"{metadata.arch} of images {images.shape} failed ({type(error).__name__}: "
             f"{first_line(error)}); {advice}"

@@ -248,7 +248,24 @@ def _node(node: dict[str, Any], values: dict[str, Any]) -> Node:
         if isinstance(given, Ref) and given.name in values
     ]
     where = _module(node.get("metadata") or {})
+    if target == "aten.as_strided.default" and not _contiguous(values[arguments[0][1].name]):
+        target += " of a tensor that is not contiguous"  # which the table does not have
     return Node(target, arguments, tuple(results), where, ", ".join(shapes))
+
+
+def _contiguous(meta: dict[str, Any]) -> bool:
+    """Whether a tensor's numbers lie in memory in their order: strides are of what lies there."""
+    sizes = [one.get("as_int") for one in meta["sizes"]]
+    strides = [one.get("as_int") for one in meta["strides"]]
+    expected = 1
+    for axis in reversed(range(len(sizes))):
+        size, stride = sizes[axis], strides[axis]
+        if size != 1 and stride != expected:
+            return False
+        if size is None:  # any number: of images, or it is not known
+            return axis == 0
+        expected *= size
+    return True
 
 
 def _texts(node: Node) -> list[Any]:

@@ -106,10 +106,13 @@ _UNARY: dict[str, Callable[[Any], Any]] = {
     "logical_not": jnp.logical_not, "bitwise_not": jnp.invert, "sigmoid": jax.nn.sigmoid,
     "relu": jax.nn.relu, "silu": jax.nn.silu, "relu6": jax.nn.relu6,
     "hardsigmoid": jax.nn.hard_sigmoid, "hardswish": jax.nn.hard_silu, "mish": jax.nn.mish,
-    "selu": jax.nn.selu, "log_sigmoid": jax.nn.log_sigmoid, "softsign": jax.nn.soft_sign,
+    "selu": jax.nn.selu, "log_sigmoid": jax.nn.log_sigmoid,
 }  # fmt: skip
+_NOT_IN_PLACE = {"isnan", "isinf", "log_sigmoid", "logical_not"}
 for _name, _function in _UNARY.items():
-    _unary(_function, f"{_name}.default", f"{_name}_.default")
+    _unary(_function, f"{_name}.default")
+    if _name not in _NOT_IN_PLACE:
+        _unary(_function, f"{_name}_.default")
 
 
 @operator("gelu.default", "gelu_.default")
@@ -175,24 +178,29 @@ def _pow_of(self: Any, exponent: Any) -> Any:
     return jnp.power(self, exponent)
 
 
+# Under two names, of a tensor and of a number.
 _BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "eq": jnp.equal, "ne": jnp.not_equal, "lt": jnp.less, "le": jnp.less_equal,
-    "gt": jnp.greater, "ge": jnp.greater_equal, "logical_and": jnp.logical_and,
-    "logical_or": jnp.logical_or, "logical_xor": jnp.logical_xor, "bitwise_and": jnp.bitwise_and,
-    "bitwise_or": jnp.bitwise_or, "bitwise_xor": jnp.bitwise_xor, "maximum": jnp.maximum,
-    "minimum": jnp.minimum, "fmod": jnp.fmod, "remainder": jnp.remainder,
-    "atan2": jnp.arctan2, "floor_divide": jnp.floor_divide,
-    "__and__": jnp.bitwise_and, "__or__": jnp.bitwise_or,
+    "gt": jnp.greater, "ge": jnp.greater_equal, "bitwise_and": jnp.bitwise_and,
+    "bitwise_or": jnp.bitwise_or, "bitwise_xor": jnp.bitwise_xor, "fmod": jnp.fmod,
+    "remainder": jnp.remainder, "__and__": jnp.bitwise_and, "__or__": jnp.bitwise_or,
+}  # fmt: skip
+_OF_TENSORS: dict[str, Callable[[Any, Any], Any]] = {
+    "logical_and": jnp.logical_and, "logical_or": jnp.logical_or, "logical_xor": jnp.logical_xor,
+    "maximum": jnp.maximum, "minimum": jnp.minimum, "atan2": jnp.arctan2,
+    "floor_divide": jnp.floor_divide,
 }  # fmt: skip
 
 
 def _binary(function: Callable[[Any, Any], Any], *names: str) -> None:
-    for name in names:
-        operator(name)(lambda self, other: function(self, other))
+    operator(*names)(lambda self, other: function(self, other))
 
 
 for _name, _two in _BINARY.items():
-    _binary(_two, f"{_name}.Tensor", f"{_name}.Scalar", f"{_name}.default")
+    _binary(_two, f"{_name}.Tensor", f"{_name}.Scalar")
+for _name, _two in _OF_TENSORS.items():
+    _binary(_two, f"{_name}.default")
+_binary(jnp.floor_divide, "floor_divide.Scalar")
 
 
 @operator("where.self", "where.ScalarOther", "where.ScalarSelf", "where.Scalar")

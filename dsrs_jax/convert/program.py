@@ -83,7 +83,8 @@ def program(graph: Graph, weights: dict[str, np.ndarray], dtype: str = "float32"
 
     Raises:
         MissingOperatorError: names the operators that have no meaning here, how often and where.
-        UserError: it changes a tensor in place that something else looks at.
+        UserError: it changes a tensor in place that something else looks at, or has whole numbers
+            beyond 32 bits.
     """
     missing = Counter(node.target for node in graph.nodes if node.target not in OPERATORS)
     if missing:
@@ -91,13 +92,16 @@ def program(graph: Graph, weights: dict[str, np.ndarray], dtype: str = "float32"
         names = ", ".join(f"{name} ({count} times)" for name, count in missing.most_common(5))
         raise MissingOperatorError(f"no JAX for {names}; the first is {_describe(first)}")
     _check_in_place(graph)
-    arrays = {name: jnp.asarray(_narrowed(array, dtype)) for name, array in weights.items()}
+    arrays = {name: jnp.asarray(_narrowed(name, one, dtype)) for name, one in weights.items()}
     return Program(arrays, graph, dtype)
 
 
-def _narrowed(array: np.ndarray, dtype: str) -> np.ndarray:
+def _narrowed(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
     if array.dtype == np.int64:
-        return array.astype(np.int32)
+        narrow = array.astype(np.int32)
+        if (narrow != array).any():
+            raise UserError(f"its tensor {name} holds whole numbers beyond 32 bits")
+        return narrow
     return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 

@@ -149,13 +149,17 @@ def _along(x: Any, weights: np.ndarray, axis: int) -> Any:
     return jnp.moveaxis(result, -1, axis)
 
 
+def _step(length: int, wanted: int, factor: float | None, align_corners: bool) -> float:
+    """From the centre of one new place to the next, in old ones."""
+    if align_corners:
+        return (length - 1) / (wanted - 1) if wanted > 1 else 0.0
+    return 1 / factor if factor else length / wanted
+
+
 def _places(length: int, wanted: int, factor: float | None, align_corners: bool) -> np.ndarray:
     """Where the centres of the new places lie among the old ones."""
-    i = np.arange(wanted, dtype=np.float64)
-    if align_corners:
-        return i * ((length - 1) / (wanted - 1) if wanted > 1 else 0.0)
-    step = 1 / factor if factor else length / wanted
-    return (i + 0.5) * step - 0.5
+    i, step = np.arange(wanted), _step(length, wanted, factor, align_corners)
+    return i * step if align_corners else (i + 0.5) * step - 0.5
 
 
 def _linear(distance: np.ndarray) -> np.ndarray:
@@ -191,13 +195,7 @@ def _antialiased(
     length: int, wanted: int, factor: float | None, align_corners: bool, cubic: bool
 ) -> np.ndarray:
     """As `_interpolation`, with a kernel as wide as the pixels that it makes, normalised."""
-    step = (
-        (length - 1) / max(wanted - 1, 1)
-        if align_corners
-        else 1 / factor
-        if factor
-        else length / wanted
-    )
+    step = _step(length, wanted, factor, align_corners)
     wide = max(step, 1.0)
     places = (np.arange(wanted) + 0.5) * step - 0.5
     distance = (np.arange(length)[None, :] - places[:, None]) / wide

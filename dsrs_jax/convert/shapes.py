@@ -40,10 +40,10 @@ def _to(self: Any, dtype: Any = None, other: Any = None, **_: Any) -> Any:
 
 
 @operator("dropout.default", "dropout_.default", "feature_dropout.default", "alpha_dropout.default")
-def _dropout(input: Any, p: float, train: bool) -> Any:
+def _dropout(p: float, train: bool, input: Any = None, self: Any = None) -> Any:
     if train and p > 0:
         raise ValueError("dropout is on: export the model after .eval()")
-    return input
+    return self if input is None else input
 
 
 @view("view.default", "reshape.default", "_unsafe_view.default", "_reshape_alias.default")

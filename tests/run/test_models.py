@@ -13,6 +13,7 @@ import torch
 from certify_runs import rows_of
 from networks import small_classifier
 from rich.console import Console
+from torchvision_without_kernels import make_importable
 
 from dsrs_jax import count_votes, data, gaussian, models
 from dsrs_jax.convert.pytorch import TorchClassifier, exported, in_jax, prepared
@@ -220,6 +221,35 @@ def test_a_model_that_cannot_be_used_is_told_in_one_line(
     error = capsys.readouterr().err.strip()
     assert said in error and "\n" not in error, error
     assert not out.exists()
+
+
+def test_a_file_that_is_not_timms_network_is_told_by_the_tensor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_importable()
+    import timm
+
+    state = timm.create_model("test_resnet", num_classes=10, in_chans=1).state_dict()
+    name, other = "layer1.0.conv1.weight", "head.of.another"
+    missing = {key: tensor for key, tensor in state.items() if key != name}
+    for number, (content, arch, said) in enumerate(
+        [
+            (missing, "test_resnet", f"the tensor {name} of timm's test_resnet is missing"),
+            (state | {other: torch.zeros(1)}, "test_resnet", f"the tensor {other} is not part"),
+            (state | {name: torch.zeros(3, 2)}, "test_resnet", f"the tensor {name} has shape"),
+            (state, "test_resnett", "timm has no network 'test_resnett'; it has test_"),
+            (state, "mixer_b16_224", "stem.proj.weight of timm's mixer_b16_224 is missing"),
+        ]
+    ):
+        file = tmp_path / f"{number}.pth"
+        torch.save(content, file)
+        words = ["--model", str(file), "--arch", f"timm:{arch}", "--input-scaling", "none"]
+        assert certify(tmp_path / "run", *words) == 2
+        error = capsys.readouterr().err.strip()
+        assert said in error and "\n" not in error, error
+    assert main(["convert", str(file), str(tmp_path / "out"), "--arch", "timm:test_resnet"]) == 2
+    assert "timm" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists() and not (tmp_path / "out").exists()
 
 
 def test_code_that_cannot_be_imported_is_told_with_its_line(

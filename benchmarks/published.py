@@ -9,7 +9,6 @@ of both methods after compilation beside the core-seconds that the authors' time
 
 import argparse
 import dataclasses
-import re
 import resource
 import time
 from collections.abc import Iterator
@@ -25,9 +24,6 @@ from dsrs_jax.run.published_study import StudyOptions, certify_with, compare, fi
 from dsrs_jax.run.settings import LawOptions, ProtocolOptions
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.votes import State
-
-NAME = re.compile(r"new-rad-general-gaussian(-th)?-(\d+)-([\d.]+)-(.+)-(\d+)-([\d.e-]+)\.txt")
-DATASETS = {"mnist": "mnist", "cifar": "cifar10", "imagenet": "imagenet"}
 
 INTRODUCTION = """\
 # Published results, certified again
@@ -79,18 +75,16 @@ add up to.
 
 def studies(directory: Path) -> Iterator[StudyOptions]:
     """The options of every file of l2 DSRS radii."""
-    for file in sorted((directory / "new-radius").glob("*/new-rad-general-gaussian*.txt")):
-        match = NAME.fullmatch(file.name)
-        if match is None:
-            continue
-        truncated, k, sigma, q, draws, alpha = match.groups()
+    for one in layout.all_published(directory):
+        study = one.study
         yield StudyOptions(
             published=str(directory),
-            model_name=file.parent.name,
-            dataset=DATASETS[file.parent.name.split("-")[1]],
-            law=LawOptions(sigma=float(sigma), k=float(k)),
-            protocol=ProtocolOptions(n=int(draws), alpha=2 * float(alpha)),
-            **({"q_threshold": (q,)} if truncated else {"q_sigma": (float(q),)}),
+            model_name=study.model,
+            dataset=one.dataset,
+            law=LawOptions(sigma=study.sigma, k=study.k),
+            protocol=ProtocolOptions(n=study.draws, alpha=2 * study.alpha),
+            q_sigma=() if one.sigma is None else (one.sigma,),
+            q_threshold=() if one.threshold is None else (one.threshold,),
         )
 
 

@@ -1,12 +1,16 @@
 """What the documents say is true: the rooms' arrows, and the examples, which are run."""
 
+import importlib
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from dsrs_jax.system.options import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dsrs_jax"
@@ -119,6 +123,17 @@ models.save_model("runs/mnist_43/model", models.build("mnist_43", seed=0), metad
 def test_the_example_of_models_in_python_runs(tmp_path: Path) -> None:
     [program] = [one for one in examples("docs/models.md") if not one.startswith("# net.py")]
     run(f"{program}\nassert certificates.radius.shape == (4,)", tmp_path)
+
+
+def commands(document: str) -> list[list[str]]:
+    text = (ROOT / document).read_text().replace("\\\n", " ")
+    return [shlex.split(line) for line in re.findall(r"^    dsrs-jax (.*)$", text, re.M)]
+
+
+@pytest.mark.parametrize("words", commands("docs/reproduce.md"), ids=" ".join)
+def test_the_commands_that_reproduce_the_paper_are_taken(words: list[str]) -> None:
+    settings = importlib.import_module(f"dsrs_jax.run.{words[0]}").Settings
+    assert parse(settings, words[1:], program=words[0], description="") is not None
 
 
 def run(program: str, folder: Path) -> None:

@@ -1,7 +1,40 @@
-"""What a person reads: the table, the figure, the progress bar."""
+"""What a person reads: tables, figures, pages, the progress bar."""
 
-from dsrs_jax.report.figure import curves
+from dsrs_jax.report.accuracy import (
+    AUTHORS_SLACK,
+    Radii,
+    best_of,
+    by_radius,
+    certified_accuracy,
+    one_by_one,
+    rounded_down,
+    steps,
+    with_intervals,
+)
+from dsrs_jax.report.figure import Curve, best_curve, curve, curves, drawn
+from dsrs_jax.report.page import PageRun, page
+from dsrs_jax.report.paper import PaperTable
 from dsrs_jax.report.progress import progress
-from dsrs_jax.report.table import accuracy_table, certified_accuracy, rounded_down
+from dsrs_jax.report.table import accuracy_table
 
-__all__ = ["accuracy_table", "certified_accuracy", "curves", "progress", "rounded_down"]
+__all__ = [
+    "AUTHORS_SLACK",
+    "Curve",
+    "PageRun",
+    "PaperTable",
+    "Radii",
+    "accuracy_table",
+    "best_curve",
+    "best_of",
+    "by_radius",
+    "certified_accuracy",
+    "curve",
+    "curves",
+    "drawn",
+    "one_by_one",
+    "page",
+    "progress",
+    "rounded_down",
+    "steps",
+    "with_intervals",
+]

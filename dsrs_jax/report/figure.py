@@ -11,10 +11,31 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from dsrs_jax.report.accuracy import rounded_down
+
 _COLOURS = ("#0b6fb8", "#c4561a", "#2e8b57", "#8456a6", "#b08a00", "#c2477f", "#3aa6a0")
 # What DSRS is measured against stays in the background.
 _BASELINE, _BASELINE_COLOUR = "Neyman-Pearson", "#7a7f87"
 _BASELINE_STYLES = ("-", "--", ":")
+
+
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # radii, percent
+
+
+def curve(radii: NDArray[np.float64], slack: float = 0.0) -> Curve:
+    """The share of images certified at each radius: where it falls, and to what."""
+    return best_curve([radii], slack)
+
+
+def best_curve(several: Sequence[NDArray[np.float64]], slack: float = 0.0) -> Curve:
+    """At each radius the best share of several models."""
+    places = np.unique(np.concatenate([radii[radii > 0.0] for radii in several]))
+    best = np.zeros(len(places))
+    for radii in several:
+        falls = np.sort(radii[radii > 0.0])
+        reaching = len(falls) - np.searchsorted(falls, places - slack)
+        best = np.maximum(best, 100.0 * reaching / max(len(radii), 1))
+    return places, best
 
 
 def curves(
@@ -24,26 +45,32 @@ def curves(
 
     Radii that draws were spent to know alone (`wanted`) are marked: between them more may hold.
     """
+    named = {}
+    for name, radii in methods.items():
+        mean = rounded_down(float(radii.mean()))[:-1]
+        named[name if wanted else f"{name}, mean radius {mean}"] = curve(radii)
+    return drawn(named, title, "png", wanted)
+
+
+def drawn(named: Mapping[str, Curve], title: str, kind: str, wanted: Sequence[float] = ()) -> bytes:
+    """A picture's content, of `kind` png or pdf: each curve under its name."""
     figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    largest = max(float(radii.max(initial=0.0)) for radii in methods.values())
     colours, styles = itertools.cycle(_COLOURS), itertools.cycle(_BASELINE_STYLES)
-    for name, radii in methods.items():
+    largest = 0.0
+    for name, (places, shares) in named.items():
         baseline = name.startswith(_BASELINE)
-        certified = np.sort(radii[radii > 0.0])
-        left = 100.0 * np.arange(len(certified), -1, -1) / len(radii)
-        mean = np.floor(radii.mean() * 1e3) / 1e3
+        largest = max(largest, float(places.max(initial=0.0)))
         # The share at r counts the radii that reach r: it falls just after each of them.
-        steps = np.concatenate([[0.0], certified, certified[-1:]])
         axes.step(
-            steps,
-            np.concatenate([left[:1], left])[: len(steps)],
+            np.concatenate([[0.0], places, places[-1:]]),
+            np.append(np.append(shares[:1], shares), 0.0),
             where="pre",
             color=_BASELINE_COLOUR if baseline else next(colours),
             linestyle=next(styles) if baseline else "-",
-            linewidth=1.8 if len(methods) < 4 else 1.3,
-            label=name if wanted else f"{name}, mean radius {mean:.3f}",
+            linewidth=1.8 if len(named) < 4 else 1.3,
+            label=name,
         )
     for radius in wanted:
         axes.axvline(radius, color="#b9bec6", linewidth=0.8, linestyle=":", zorder=0)
@@ -54,7 +81,8 @@ def curves(
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=10 if len(methods) < 4 else 8)
+    axes.legend(frameon=False, fontsize=10 if len(named) < 4 else 8)
     content = io.BytesIO()
-    figure.savefig(content, format="png")
+    # Without the date: the same numbers make the same file.
+    figure.savefig(content, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
     return content.getvalue()

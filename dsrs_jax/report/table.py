@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,13 +9,10 @@ from numpy.typing import NDArray
 from rich import box
 from rich.table import Table
 
+from dsrs_jax.report.accuracy import certified_accuracy, percent, rounded_down
+
 _STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 5.0)
 _MOST_ROWS = 10
-
-
-def certified_accuracy(radii: NDArray[np.float64], radius: float) -> float:
-    """Share of images with a certificate at `radius`; at radius 0, of those with any at all."""
-    return float(np.mean((radii >= radius) & (radii > 0.0)))
 
 
 def accuracy_table(
@@ -39,18 +35,11 @@ def accuracy_table(
         # A line for each part of a name keeps many columns within a terminal.
         table.add_column(name.replace(", ", "\n", 1), justify="right")
     for radius in wanted or np.arange(0.0, largest + 1e-12, step).tolist():
-        shares = [f"{100 * certified_accuracy(radii, radius):.1f}%" for radii in methods.values()]
+        shares = [f"{percent(certified_accuracy(radii, radius))}%" for radii in methods.values()]
         table.add_row(f"{radius:g}" if wanted else f"{radius:.2f}", *shares)
     if wanted:
         return table
     table.add_section()
     table.add_row("abstain", *[str(int(np.sum(radii == 0))) for radii in methods.values()])
-    # Rounded down, as every radius that is shown.
-    means = [np.floor(radii.mean() * 1e4) / 1e4 for radii in methods.values()]
-    table.add_row("mean", *[f"{mean:.4f}" for mean in means])
+    table.add_row("mean", *[rounded_down(float(radii.mean())) for radii in methods.values()])
     return table
-
-
-def rounded_down(radius: float) -> str:
-    """A radius as a person reads it: four digits, never above what was proved."""
-    return f"{math.floor(radius * 1e4) / 1e4:.4f}"

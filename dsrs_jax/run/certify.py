@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from rich.console import Console
 
 from dsrs_jax import data, noise, report
@@ -34,7 +36,7 @@ from dsrs_jax.run.spending import SpendingOptions, left, rule, say_draws
 from dsrs_jax.run.stages import Stages
 from dsrs_jax.system.devices import use_all_cores
 from dsrs_jax.system.errors import IncompleteError, UserError
-from dsrs_jax.system.files import folder_or_bucket
+from dsrs_jax.system.files import folder_or_bucket, write_whole
 from dsrs_jax.system.heartbeat import Heartbeat, wait_for_others
 from dsrs_jax.system.options import group, option, without
 from dsrs_jax.system.processes import Group
@@ -44,35 +46,16 @@ from dsrs_jax.votes import (
     RecordFolder,
     Sampler,
     SamplingPlan,
-    SecondLaw,
     VoteTable,
     collect,
     confirm,
     problem_of,
-    second_laws,
     table_of,
 )
 from dsrs_jax.votes.records import CONFIG_FILE, earlier_settings
 
+COMMAND_FILE = "command.json"  # the last command, and what it was to certify
 _WORTH_TUNING = 1_000_000  # draws: with fewer not even the first trial is won back
-
-
-@dataclasses.dataclass(frozen=True)
-class SecondLawOptions:
-    """Second laws Q, all repeatable (default: --q-inside 0.2, 0.4, 0.6, 0.8)."""
-
-    q_inside: tuple[float, ...] = option(
-        (), "P truncated at quantile b, off P's own draws", metavar="b"
-    )
-    q_sigma: tuple[float, ...] = option((), "P with another sigma", metavar="B")
-    q_threshold: tuple[str, ...] = option(
-        (), "P truncated at b, or by the paper's rules", metavar="b|x|x+|x2|x2+"
-    )
-
-    def laws(self) -> tuple[SecondLaw, ...]:
-        """All that were given, or the default."""
-        given = second_laws(self.q_inside, self.q_sigma, self.q_threshold)
-        return given or second_laws(options.DEFAULT_INSIDE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +65,7 @@ class Settings:
     data: options.DatasetOptions = group(options.DatasetOptions)
     model: options.ModelOptions = group(options.ModelOptions)
     law: options.LawOptions = group(options.LawOptions)
-    extra: SecondLawOptions = group(SecondLawOptions)
+    extra: options.SecondLawOptions = group(options.SecondLawOptions)
     protocol: options.ProtocolOptions = group(options.ProtocolOptions)
     spending: SpendingOptions = group(SpendingOptions)
     images: options.ImageOptions = group(options.ImageOptions)
@@ -169,6 +152,8 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             )  # fmt: skip
             stack.enter_context(folder)
             missing = left(goes_on, plan, folder.records, indices)
+            if first:
+                _keep_command(out, again, dataset, indices)
             stack.enter_context(Heartbeat(out, processes.process, settings.patience))
 
         def to_draw() -> list[int]:
@@ -259,6 +244,14 @@ def _identity(
         "backend": classifier.backend,
         "model": classifier.fingerprint(),
     }
+
+
+def _keep_command(
+    out: epath.Path, command: str, dataset: data.Dataset, indices: Sequence[int]
+) -> None:
+    """For reports: what this run is, and how much of it there is to be."""
+    made = {"command": command, "images": len(indices), "image_shape": dataset.image_shape}
+    write_whole(out / COMMAND_FILE, json.dumps(made, indent=2) + "\n")
 
 
 def _labels_to_tell(

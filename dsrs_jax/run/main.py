@@ -1,4 +1,4 @@
-"""The command: dsrs-jax certify | published | train | convert | prove."""
+"""The command: dsrs-jax certify | published | train | convert | report | audit | prove."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ COMMANDS = {
     "published": _Command("certified radii from published votes, in seconds", _NOTHING_WRITTEN),
     "train": _Command("trains a base classifier under noise", "--resume continues it"),
     "convert": _Command("makes a model of a PyTorch checkpoint", _NOTHING_WRITTEN),
+    "report": _Command(
+        "tables and figures of runs, or of published data", "what was written stays"
+    ),
+    "audit": _Command("asks of a log of radii which votes allow them", _NOTHING_WRITTEN),
     "prove": _Command("proves finished certificates, without JAX or the model", "nothing is lost"),
 }
 

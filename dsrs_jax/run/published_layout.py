@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -73,6 +74,55 @@ class Study:
         if self.noise == "gaussian":
             return "None"
         return str(int(self.k)) if self.k == int(self.k) else str(self.k)
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """What the name of a file of DSRS radii says.
+
+    Attributes:
+        study: all but Q.
+        dataset: as this project calls it.
+        training: the first word of the model's name.
+        sigma: Q's, or None where Q is truncated.
+        threshold: Q's truncation, or None.
+        file: the file.
+    """
+
+    study: Study
+    dataset: str
+    training: str
+    sigma: float | None
+    threshold: str | None
+    file: Path
+
+    @property
+    def q(self) -> str:
+        """Q as a table has it."""
+        return self.threshold or f"σ {self.sigma:g}"
+
+
+_NAME = re.compile(r"new-rad-(general-gaussian)(-th)?-(\d+)-([\d.]+)-(.+)-(\d+)-([\d.e-]+)\.txt")
+_DATASETS = {"mnist": "mnist", "cifar": "cifar10", "imagenet": "imagenet"}
+
+
+def all_published(directory: Path) -> list[Published]:
+    """All files of l2 DSRS radii under generalized Gaussian noise, of models with such a name.
+
+    A model is called TRAINING-DATASET-K-SIGMA.pth, the data set mnist, cifar or imagenet.
+    """
+    found = []
+    for file in sorted((directory / "new-radius").glob("*/new-rad-general-gaussian*.txt")):
+        name, words = _NAME.fullmatch(file.name), file.parent.name.split("-")
+        if name is None or len(words) < 2 or words[1] not in _DATASETS:
+            continue
+        noise, truncated, k, sigma, q, draws, alpha = name.groups()
+        study = Study(
+            directory, file.parent.name, noise, float(k), float(sigma), int(draws), float(alpha)
+        )
+        sigma_q, threshold = (None, q) if truncated else (float(q), None)
+        found.append(Published(study, _DATASETS[words[1]], words[0], sigma_q, threshold, file))
+    return found
 
 
 def threshold_name(threshold: str) -> str:

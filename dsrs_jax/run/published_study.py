@@ -212,7 +212,7 @@ def compare(
     theirs = np.array([published[i] for i in indices])
     start = np.array([neyman_pearson.get(i, math.nan) for i in indices])
     ours = result.certificates.radius[rows]
-    unit = _unit(theirs[theirs > start + 1e-9])
+    unit = grid_unit(theirs[theirs > start + 1e-9])
     return Comparison(
         images=len(rows),
         left_out=int(np.sum(both & discarded)),
@@ -317,7 +317,7 @@ def _chosen(images: ImageOptions, index: NDArray[np.int64]) -> NDArray[np.int64]
     return chosen
 
 
-def _unit(gained: NDArray[np.float64]) -> float:
+def grid_unit(gained: NDArray[np.float64]) -> float:
     """The coarsest of the known grids that all radii that a search has moved lie on."""
     for unit in _UNITS:
         if np.all(np.abs(gained / unit - np.round(gained / unit)) < 1e-6):

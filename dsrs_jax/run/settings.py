@@ -16,6 +16,7 @@ from dsrs_jax.system.compilation import keep_compiled
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.files import refuse_address
 from dsrs_jax.system.options import option
+from dsrs_jax.votes import SecondLaw, second_laws
 
 BACKENDS = ("auto", "jax", "torch", "torch-compiled")
 DEFAULT_INSIDE = (0.2, 0.4, 0.6, 0.8)  # quantiles of P at which it is truncated
@@ -137,6 +138,24 @@ class LawOptions:
             )
         eta = 2.0 if eta is None else eta
         return noise.generalized_gaussian(math.prod(image_shape), sigma, k, eta)
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondLawOptions:
+    """Second laws Q, all repeatable (default: --q-inside 0.2, 0.4, 0.6, 0.8)."""
+
+    q_inside: tuple[float, ...] = option(
+        (), "P truncated at quantile b, off P's own draws", metavar="b"
+    )
+    q_sigma: tuple[float, ...] = option((), "P with another sigma", metavar="B")
+    q_threshold: tuple[str, ...] = option(
+        (), "P truncated at b, or by the paper's rules", metavar="b|x|x+|x2|x2+"
+    )
+
+    def laws(self) -> tuple[SecondLaw, ...]:
+        """All that were given, or the default."""
+        given = second_laws(self.q_inside, self.q_sigma, self.q_threshold)
+        return given or second_laws(DEFAULT_INSIDE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -172,7 +172,8 @@ def _all_options(kind: type) -> Iterator[tuple[type, dataclasses.Field[Any], _Op
 
 
 def _positionals(kind: type) -> list[str]:
-    return [_name(f, o) for _, f, o, _ in _all_options(kind) if o.positional]
+    found = [(_name(f, o), o.several) for _, f, o, _ in _all_options(kind) if o.positional]
+    return [f"{name} ..." if several else name for name, several in found]
 
 
 def _add(parser: Any, field: dataclasses.Field[Any], found: _Option, hint: Any) -> None:
@@ -191,7 +192,8 @@ def _add(parser: Any, field: dataclasses.Field[Any], found: _Option, hint: Any) 
     if repeated:
         keywords["action"] = "extend" if found.several else "append"
     if found.several:
-        keywords["nargs"] = "+"
+        needed = field.default is dataclasses.MISSING or not found.positional
+        keywords["nargs"] = "+" if needed else "*"
     if inner is not str:
         keywords["type"] = inner
     keywords["metavar"] = found.metavar

@@ -1,0 +1,168 @@
+"""One self-contained page of runs: it opens from disk, without a network."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dsrs_jax.bounds import interval
+from dsrs_jax.report.accuracy import Radii, percent, rounded_down
+from dsrs_jax.report.figure import curve
+
+MEANING = (
+    "For an image with radius r the smoothed classifier gives this label to every image within "
+    "ℓ2 distance r of it (pixels in [0, 1]), with probability 1 − α over the draws, for each image "
+    "by itself and not for all of them at once. It is about the smoothed classifier, which votes "
+    "under the noise, and not about the network by itself. A radius is a lower bound of the true "
+    "one: beyond it nothing is claimed."
+)
+_SIDE, _ACROSS = 32, 100  # of thumbnails, in pixels and in a row of the sheet
+
+
+@dataclasses.dataclass(frozen=True)
+class PageRun:
+    """A run as the page shows it.
+
+    Attributes:
+        name: of the run.
+        radii: by method.
+        images: a dictionary for each image, by the names of columns: "index", "label", "votes",
+            "n", "lower bound", radii by method, "gain", "status", "proof"; what is not known is
+            left out.
+        thumbnails: (H, W, C) in [0, 1] by index; none where the images cannot be read.
+        settings: what is known of the run.
+        command: that made it.
+    """
+
+    name: str
+    radii: Mapping[str, Radii]
+    images: Sequence[Mapping[str, Any]]
+    thumbnails: Mapping[int, np.ndarray]
+    settings: Mapping[str, Any]
+    command: str
+
+
+def page(title: str, sentences: Sequence[str], runs: Sequence[PageRun]) -> str:
+    """The page's content.
+
+    Args:
+        title: of the page.
+        sentences: what a reader has to know first; one that begins with "Half" is a banner.
+        runs: all of them.
+    """
+    from plotly.offline import get_plotlyjs  # takes a third of a second
+
+    curves, sizes, largest = [], set(), 0.0
+    for run in runs:
+        for method, found in run.radii.items():
+            x, y = _thinned(*curve(found.radius, found.slack))
+            curves.append(
+                {
+                    "run": run.name,
+                    "method": method,
+                    "radii": found.radius.tolist(),
+                    "x": [0.0, *x, *x[-1:]],
+                    "y": [*y[:1], *y, 0.0][: len(x) + 2 if x else 1],
+                    "mean": rounded_down(found.mean),
+                }
+            )
+            sizes.add(len(found.radius))
+            largest = max(largest, float(found.radius.max(initial=0.0)))
+    data = {
+        "curves": curves,
+        "intervals": {size: _intervals(size) for size in sorted(sizes)},
+        "largest": math.ceil(largest * 100) / 100,
+        "runs": [
+            {
+                "name": run.name,
+                "columns": list(run.images[0]),
+                "images": _placed(run),
+                "sheet": _sheet(run),
+            }
+            for run in runs
+        ],
+    }
+    said = "".join(_sentence(one) for one in sentences)
+    settings = "".join(_settings(run) for run in runs)
+    # "</" would end the script.
+    parts = {
+        "title": html.escape(title),
+        "sentences": said,
+        "meaning": html.escape(MEANING),
+        "settings": settings,
+        "data": json.dumps(data, separators=(",", ":")).replace("</", "<\\/"),
+        "plotly": get_plotlyjs().replace("</script", "<\\/script"),
+        "script": _file("page.js"),
+    }
+    content = _file("page.html")
+    for name, text in parts.items():
+        before, _, after = content.partition("{{" + name + "}}")
+        content = before + text + after if name != "title" else content.replace("{{title}}", text)
+    return content
+
+
+def _sentence(text: str) -> str:
+    banner = ' class="banner" role="status"' if text.startswith("Half") else ""
+    return f"<p{banner}>{html.escape(text)}</p>\n"
+
+
+def _file(name: str) -> str:
+    return (resources.files("dsrs_jax.report") / name).read_text(encoding="utf-8")
+
+
+def _thinned(x: np.ndarray, y: np.ndarray, most: int = 2000) -> tuple[list[float], list[float]]:
+    """A curve of so many points at most, none of them above the whole one."""
+    kept = np.unique(np.linspace(0, len(x) - 1, most).astype(int)) if len(x) > most else None
+    return (x.tolist(), y.tolist()) if kept is None else (x[kept].tolist(), y[kept].tolist())
+
+
+def _intervals(size: int) -> list[tuple[str, str]]:
+    """For each count of certified images the ends of the interval of the share, in percent."""
+    low, high = interval(np.arange(size + 1), size, 0.05)
+    return [(percent(a), percent(b)) for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+
+
+def _placed(run: PageRun) -> list[dict[str, Any]]:
+    """The images, each with its place in the sheet of thumbnails; -1 where it has none."""
+    places = {index: place for place, index in enumerate(sorted(run.thumbnails))}
+    return [{**image, "place": places.get(image["index"], -1)} for image in run.images]
+
+
+def _sheet(run: PageRun) -> dict[str, Any] | None:
+    """All thumbnails in one picture."""
+    if not run.thumbnails:
+        return None
+    rows = -(-len(run.thumbnails) // _ACROSS)
+    across = min(_ACROSS, len(run.thumbnails))
+    sheet = Image.new("RGB", (across * _SIDE, rows * _SIDE))
+    for place, index in enumerate(sorted(run.thumbnails)):
+        pixels = np.round(255 * run.thumbnails[index]).astype(np.uint8)
+        one = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
+        small = one.width < _SIDE
+        one = one.resize(
+            (_SIDE, _SIDE), Image.Resampling.NEAREST if small else Image.Resampling.BOX
+        )
+        sheet.paste(one, (place % across * _SIDE, place // across * _SIDE))
+    stream = io.BytesIO()
+    sheet.save(stream, "webp", quality=60)
+    text = base64.b64encode(stream.getvalue()).decode()
+    return {"url": f"data:image/webp;base64,{text}", "side": _SIDE, "across": across}
+
+
+def _settings(run: PageRun) -> str:
+    command = f"<pre>{html.escape(run.command)}</pre>" if run.command else ""
+    settings = html.escape(json.dumps(dict(run.settings), indent=2))
+    return (
+        f"<details><summary>{html.escape(run.name)}</summary>{command}"
+        f"<pre>{settings}</pre></details>\n"
+    )

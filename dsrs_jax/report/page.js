@@ -53,8 +53,9 @@ function thumbnail(place) {
   if (!sheet || place < 0) return "";
   const made = document.createElement("span"), side = sheet.side;
   const x = (place % sheet.across) * side, y = Math.floor(place / sheet.across) * side;
-  made.className = "thumbnail";
-  made.style.cssText = `width:${side}px;height:${side}px;background:url(${sheet.url}) -${x}px -${y}px`;
+  // The picture itself stands once, in a rule of the page: it is large.
+  made.className = `thumbnail sheet-${state.run}`;
+  made.style.cssText = `width:${side}px;height:${side}px;background-position:-${x}px -${y}px`;
   return made;
 }
 
@@ -111,13 +112,11 @@ function charts() {
   };
   histogram("gains", "Gain of DSRS's radius", "radius, less Neyman-Pearson's", "gain", 40);
   histogram("draws", "Draws of an image", "draws under P", "n", 40);
-  const bounds = data.runs.filter((run) => run.images[0]["lower bound"] !== undefined);
-  if (bounds.length) Plotly.react("bounds", bounds.map((run) => {
-    const sorted = run.images.map((image) => image["lower bound"]).sort((a, b) => a - b);
-    return { name: run.name, x: sorted, mode: "lines", line: { shape: "vh" },
-      y: sorted.map((_, i) => 100 * (sorted.length - i) / sorted.length),
-      hovertemplate: "%{y:.1f}% are at %{x:.4f} or above<extra>%{fullData.name}</extra>" };
-  }), layout("The lower bound of the probability of the label", "lower bound", "images at it or above (%)"),
+  const bounds = data.runs.filter((run) => run.bounds);
+  if (bounds.length) Plotly.react("bounds", bounds.map((run) => ({
+    name: run.name, x: run.bounds[0], y: run.bounds[1], mode: "lines", line: { shape: "vh" },
+    hovertemplate: "%{y:.1f}% are at %{x:.4f} or above<extra>%{fullData.name}</extra>",
+  })), layout("The lower bound of the probability of the label", "lower bound", "images at it or above (%)"),
   options);
   $("bounds").hidden = !bounds.length;
 }

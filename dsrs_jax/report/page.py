@@ -78,6 +78,7 @@ def page(title: str, sentences: Sequence[str], runs: Sequence[PageRun]) -> str:
             )
             sizes.add(len(found.radius))
             largest = max(largest, float(found.radius.max(initial=0.0)))
+    sheets = [_sheet(run) for run in runs]
     data = {
         "curves": curves,
         "intervals": {size: _intervals(size) for size in sorted(sizes)},
@@ -87,9 +88,10 @@ def page(title: str, sentences: Sequence[str], runs: Sequence[PageRun]) -> str:
                 "name": run.name,
                 "columns": list(run.images[0]),
                 "images": _placed(run),
-                "sheet": _sheet(run),
+                "bounds": _bounds(run),
+                "sheet": None if sheet is None else {"side": _SIDE, "across": sheet[0]},
             }
-            for run in runs
+            for run, sheet in zip(runs, sheets, strict=True)
         ],
     }
     said = "".join(_sentence(one) for one in sentences)
@@ -100,6 +102,11 @@ def page(title: str, sentences: Sequence[str], runs: Sequence[PageRun]) -> str:
         "sentences": said,
         "meaning": html.escape(MEANING),
         "settings": settings,
+        "sheets": "".join(
+            f".sheet-{number} {{ background-image: url({sheet[1]}); }}\n"
+            for number, sheet in enumerate(sheets)
+            if sheet is not None
+        ),
         "data": json.dumps(data, separators=(",", ":")).replace("</", "<\\/"),
         "plotly": get_plotlyjs().replace("</script", "<\\/script"),
         "script": _file("page.js"),
@@ -138,8 +145,16 @@ def _placed(run: PageRun) -> list[dict[str, Any]]:
     return [{**image, "place": places.get(image["index"], -1)} for image in run.images]
 
 
-def _sheet(run: PageRun) -> dict[str, Any] | None:
-    """All thumbnails in one picture."""
+def _bounds(run: PageRun) -> tuple[list[float], list[float]] | None:
+    """The share of images, in percent, whose lower bound is at each value or above it."""
+    if "lower bound" not in run.images[0]:
+        return None
+    bounds = np.sort([image["lower bound"] for image in run.images])
+    return _thinned(bounds, 100.0 * np.arange(len(bounds), 0, -1) / len(bounds))
+
+
+def _sheet(run: PageRun) -> tuple[int, str] | None:
+    """All thumbnails in one picture: how many stand in a row, and the picture's address."""
     if not run.thumbnails:
         return None
     rows = -(-len(run.thumbnails) // _ACROSS)
@@ -156,7 +171,7 @@ def _sheet(run: PageRun) -> dict[str, Any] | None:
     stream = io.BytesIO()
     sheet.save(stream, "webp", quality=60)
     text = base64.b64encode(stream.getvalue()).decode()
-    return {"url": f"data:image/webp;base64,{text}", "side": _SIDE, "across": across}
+    return across, f"data:image/webp;base64,{text}"
 
 
 def _settings(run: PageRun) -> str:

@@ -96,7 +96,9 @@ def test_the_page_says_what_the_file_says(browser: Any, run: Path) -> None:
         [found] = [row[2] for row in cells(page, "means") if row[1] == method]
         assert mean - 1e-4 < float(found) <= mean
     pictures = page.find_elements("css selector", "#images .thumbnail")
-    assert len(pictures) == len(rows) and "data:image/webp" in pictures[0].get_attribute("style")
+    assert len(pictures) == len(rows) and "data:image/webp" in pictures[0].value_of_css_property(
+        "background-image"
+    )
 
 
 def test_the_slider_changes_the_accuracy_to_that_of_the_table(browser: Any, run: Path) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from certify_runs import record_files, rows_of
 
+from dsrs_jax import Protocol, VoteTable, certify_table, generalized_gaussian
+from dsrs_jax.proof import schema
 from dsrs_jax.run.main import main
 
 SHORT = ["--n", "2000", "--skip", "12", "--draws", "sound"]
@@ -157,6 +159,32 @@ def test_damaged_rows_and_unreadable_images_are_told(
     assert main(["report", str(file), "--out", str(tmp_path / "results")]) == 0
     said = capsys.readouterr().out
     assert "1 images could not be read" in said and "it is left out" in said
+
+
+def test_published_radii_stand_beside_a_run_of_the_same_law(
+    published_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "ours"
+    run.mkdir()
+    law = generalized_gaussian(784, 0.5, 380.0)
+    laws, votes = [law, law.truncated(0.8)], [[49_000, 39_900], [50_000, 40_000], [10_000, 9_000]]
+    table = VoteTable.from_counts(laws, votes, [50_000, 40_000], index=[0, 10, 20])
+    certificates = certify_table(table, Protocol(0.001))
+    (run / "certificates.csv").write_text(schema.text(schema.columns(certificates)))
+    (run / "config.json").write_text('{"dataset": "mnist", "split": "test"}')
+    words = ["report", str(run), "--published", str(published_dir), "--radii", "0.5", "1"]
+    assert main([*words, "--out", str(tmp_path / "a")]) == 0
+    with open(tmp_path / "a" / "tables" / "accuracy.csv") as stream:
+        header, *rows = csv.reader(stream)
+    assert header[1:3] == ["Neyman-Pearson", "DSRS"]
+    assert "cohen-mnist-380-0.50, DSRS, published" in header
+    assert not any("cifar" in name or "1.00" in name for name in header)
+    place = header.index("cohen-mnist-380-0.50, Neyman-Pearson, published")
+    assert rows[0][place].startswith("96.9 ") and rows[2][place] == "1000"
+    (run / "config.json").write_text('{"dataset": "cifar10", "split": "test"}')
+    capsys.readouterr()
+    assert main([*words, "--out", str(tmp_path / "b")]) == 0
+    assert "No published model has this data set" in capsys.readouterr().out
 
 
 def test_a_run_is_written_as_a_log(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -111,7 +111,8 @@ def run(settings: Settings, words: Sequence[str]) -> None:
     page.write(out)
     if runs:
         shown = _page_runs(runs, settings, page.sentences)
-        sentences = [one.replace("**", "") for one in page.sentences]
+        # Markdown's signs, which the page does not need.
+        sentences = [one.replace("**", "").replace("`", "") for one in page.sentences]
         write_whole(out / PAGE_FILE, report.page(page.title, sentences, shown))
     for sentence in page.sentences:
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)

@@ -68,6 +68,9 @@ def initialize(
                 f"no cluster was found ({reason}); name the processes by {', '.join(given)}"
             ) from error
         raise UserError(f"cannot join the processes at {coordinator}: {reason}") from error
+    # Gloo connects at the first exchange, and gives up where one comes to it half a minute late,
+    # as a host may that measures or compiles first. Here all come at once; later it waits.
+    _any_failed(False)
 
 
 def _check(coordinator: str, num_processes: int, process_id: int) -> None:

@@ -15,16 +15,18 @@ from dsrs_jax.system.processes import Group, in_cluster, initialize, rendezvous
 ROOT = Path(__file__).resolve().parents[2]
 
 JOINED = """
-import json, sys
+import json, sys, time
 from dsrs_jax.system.processes import initialize
 initialize(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), False)
 import jax
+time.sleep(35 * int(sys.argv[3]))
 from jax.experimental.multihost_utils import process_allgather
 print(json.dumps([jax.process_count(), process_allgather(jax.process_index()).tolist()]))
 """
 
 
 def test_two_processes_exchange_arrays() -> None:
+    """Also where one comes later than gloo, which gives up after 30 s, waits for it to connect."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]

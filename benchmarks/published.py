@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import resource
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +19,7 @@ from dsrs_jax.bounds import Bound
 from dsrs_jax.certify import Solver, certify_table
 from dsrs_jax.report import rounded_down
 from dsrs_jax.run import published_layout as layout
-from dsrs_jax.run.published_study import StudyOptions, certify_with, compare, file_of, load
-from dsrs_jax.run.settings import LawOptions, ProtocolOptions
+from dsrs_jax.run.published_study import certify_with, compare, file_of, load, options_of
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.votes import State
 
@@ -73,21 +71,6 @@ add up to.
 """
 
 
-def studies(directory: Path) -> Iterator[StudyOptions]:
-    """The options of every file of l2 DSRS radii."""
-    for one in layout.all_published(directory):
-        study = one.study
-        yield StudyOptions(
-            published=str(directory),
-            model_name=study.model,
-            dataset=one.dataset,
-            law=LawOptions(sigma=study.sigma, k=study.k),
-            protocol=ProtocolOptions(n=study.draws, alpha=2 * study.alpha),
-            q_sigma=() if one.sigma is None else (one.sigma,),
-            q_threshold=() if one.threshold is None else (one.threshold,),
-        )
-
-
 def down(radii: np.ndarray) -> str:
     return rounded_down(float(radii.mean()))
 
@@ -99,7 +82,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only models whose name contains this")
     arguments = parser.parse_args()
     means, agreement, speed, absent, worst = [], [], [], [], 0.0
-    for settings in studies(arguments.directory):
+    for settings in map(options_of, layout.all_published(arguments.directory)):
         if arguments.only not in settings.model_name:
             continue
         q = settings.q_threshold[0] if settings.q_threshold else f"σ {settings.q_sigma[0]:g}"

@@ -59,7 +59,9 @@ def opened(page: Path) -> float | None:
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     browser.get("data:text/html,begun")
     begun = time.perf_counter()
-    browser.get(page.as_uri())  # returns after the scripts have run
+    browser.get(page.as_uri())  # may return before the scripts have run
+    while not browser.execute_script("return !!document.querySelector('#images td')"):
+        time.sleep(0.01)
     seconds = time.perf_counter() - begun
     browser.quit()
     return seconds

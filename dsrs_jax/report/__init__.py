@@ -12,7 +12,7 @@ from dsrs_jax.report.accuracy import (
     with_intervals,
 )
 from dsrs_jax.report.figure import Curve, best_curve, curve, curves, drawn
-from dsrs_jax.report.page import PageRun, page
+from dsrs_jax.report.page import PageRun, page, thumbnail
 from dsrs_jax.report.paper import PaperTable
 from dsrs_jax.report.progress import progress
 from dsrs_jax.report.table import accuracy_table
@@ -36,5 +36,6 @@ __all__ = [
     "progress",
     "rounded_down",
     "steps",
+    "thumbnail",
     "with_intervals",
 ]

@@ -41,6 +41,7 @@ class Radii:
         index: (images,) places in the data set.
         radius: (images,) in pixel units, 0 without a certificate.
         slack: a radius counts at r when it is at least r less this.
+        q: the second law, where there is one and it matters which.
     """
 
     method: str
@@ -52,6 +53,7 @@ class Radii:
     index: Int64[np.ndarray, " images"]
     radius: Float64[np.ndarray, " images"]
     slack: float = 0.0
+    q: str = ""
 
     def share(self, radius: float) -> float:
         """Certified accuracy at `radius`."""

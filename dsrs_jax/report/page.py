@@ -8,6 +8,7 @@ import html
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -39,7 +40,7 @@ class PageRun:
         images: a dictionary for each image, by the names of columns: "index", "label", "votes",
             "n", "lower bound", radii by method, "gain", "status", "proof"; what is not known is
             left out.
-        thumbnails: (H, W, C) in [0, 1] by index; none where the images cannot be read.
+        thumbnails: pictures by index (`thumbnail`); none where the images cannot be read.
         settings: what is known of the run.
         command: that made it.
     """
@@ -52,12 +53,15 @@ class PageRun:
     command: str
 
 
-def page(title: str, sentences: Sequence[str], runs: Sequence[PageRun]) -> str:
+def page(
+    title: str, banners: Sequence[str], sentences: Sequence[str], runs: Sequence[PageRun]
+) -> str:
     """The page's content.
 
     Args:
         title: of the page.
-        sentences: what a reader has to know first; one that begins with "Half" is a banner.
+        banners: what a reader must not miss.
+        sentences: what a reader has to know first.
         runs: all of them.
     """
     from plotly.offline import get_plotlyjs  # takes a third of a second
@@ -94,12 +98,13 @@ def page(title: str, sentences: Sequence[str], runs: Sequence[PageRun]) -> str:
             for run, sheet in zip(runs, sheets, strict=True)
         ],
     }
-    said = "".join(_sentence(one) for one in sentences)
+    said = [f'<p class="banner" role="status">{html.escape(one)}</p>\n' for one in banners]
+    said += [f"<p>{html.escape(one)}</p>\n" for one in sentences]
     settings = "".join(_settings(run) for run in runs)
     # "</" would end the script.
     parts = {
         "title": html.escape(title),
-        "sentences": said,
+        "sentences": "".join(said),
         "meaning": html.escape(MEANING),
         "settings": settings,
         "sheets": "".join(
@@ -111,16 +116,15 @@ def page(title: str, sentences: Sequence[str], runs: Sequence[PageRun]) -> str:
         "plotly": get_plotlyjs().replace("</script", "<\\/script"),
         "script": _file("page.js"),
     }
-    content = _file("page.html")
-    for name, text in parts.items():
-        before, _, after = content.partition("{{" + name + "}}")
-        content = before + text + after if name != "title" else content.replace("{{title}}", text)
-    return content
+    return re.sub(r"{{(\w+)}}", lambda place: parts[place[1]], _file("page.html"))
 
 
-def _sentence(text: str) -> str:
-    banner = ' class="banner" role="status"' if text.startswith("Half") else ""
-    return f"<p{banner}>{html.escape(text)}</p>\n"
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """A small picture, uint8 (32, 32, 3), of an image (H, W, C) in [0, 1] with 1 or 3 channels."""
+    pixels = np.round(255 * image).astype(np.uint8)
+    made = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
+    how = Image.Resampling.NEAREST if made.width < _SIDE else Image.Resampling.BOX
+    return np.asarray(made.resize((_SIDE, _SIDE), how))
 
 
 def _file(name: str) -> str:
@@ -161,13 +165,8 @@ def _sheet(run: PageRun) -> tuple[int, str] | None:
     across = min(_ACROSS, len(run.thumbnails))
     sheet = Image.new("RGB", (across * _SIDE, rows * _SIDE))
     for place, index in enumerate(sorted(run.thumbnails)):
-        pixels = np.round(255 * run.thumbnails[index]).astype(np.uint8)
-        one = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
-        small = one.width < _SIDE
-        one = one.resize(
-            (_SIDE, _SIDE), Image.Resampling.NEAREST if small else Image.Resampling.BOX
-        )
-        sheet.paste(one, (place % across * _SIDE, place // across * _SIDE))
+        corner = place % across * _SIDE, place // across * _SIDE
+        sheet.paste(Image.fromarray(run.thumbnails[index]), corner)
     stream = io.BytesIO()
     sheet.save(stream, "webp", quality=60)
     text = base64.b64encode(stream.getvalue()).decode()

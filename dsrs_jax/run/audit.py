@@ -30,7 +30,7 @@ from dsrs_jax.run import ending
 from dsrs_jax.run.settings import CompilationOptions
 from dsrs_jax.run.smoothing_log import LogLine, read_log
 from dsrs_jax.system.errors import UserError
-from dsrs_jax.system.files import make_folder, refuse_address, write_whole
+from dsrs_jax.system.files import make_folder, write_whole
 from dsrs_jax.system.options import group, option
 from dsrs_jax.votes import State, VoteTable
 from dsrs_jax.votes.records import CONFIG_FILE
@@ -45,8 +45,9 @@ class Settings:
     """Audit."""
 
     logs: tuple[str, ...] = option(
-        help="logs, all of one sigma, n and alpha", metavar="LOG", positional=True, several=True
-    )
+        help="logs, all of one sigma, n and alpha", metavar="LOG", positional=True,
+        several=True, local=True,
+    )  # fmt: skip
     sigma: float = option(help="sigma of the Gaussian noise", metavar="S", often=True)
     n: int = option(100_000, "draws of an image", metavar="N", often=True)
     alpha: float = option(0.001, "failure probability of a certificate", metavar="A", often=True)
@@ -59,8 +60,6 @@ class Settings:
     compilation: CompilationOptions = group(CompilationOptions)
 
     def __post_init__(self) -> None:
-        for log in self.logs:
-            refuse_address(log, "LOG")
         if not self.sigma > 0.0 or not math.isfinite(self.sigma):
             raise UserError(f"--sigma must be positive, got {self.sigma:g}")
         if not 1 <= self.n <= _MOST_DRAWS:

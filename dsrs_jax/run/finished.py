@@ -17,7 +17,7 @@ from dsrs_jax import data, noise
 from dsrs_jax.certify import certify_table
 from dsrs_jax.proof import rows as proof_rows
 from dsrs_jax.proof import schema
-from dsrs_jax.report import Radii
+from dsrs_jax.report import Radii, thumbnail
 from dsrs_jax.run import certify, ending, smoothing_log
 from dsrs_jax.run.spending import rule
 from dsrs_jax.system.errors import UserError
@@ -53,6 +53,13 @@ class Finished:
     remarks: tuple[str, ...]
 
     @property
+    def half(self) -> str:
+        """A sentence where fewer images are done than were planned, else ""."""
+        if self.planned is None or len(self.index) >= self.planned:
+            return ""
+        return f"Half finished: {len(self.index):,} of {self.planned:,} images."
+
+    @property
     def dataset(self) -> str:
         """Name and split, or "" where nobody says."""
         said = [self.settings.get(key) for key in ("dataset", "split")]
@@ -77,23 +84,21 @@ class Finished:
         return [dict(zip(shown, row, strict=True)) for row in zip(*shown.values(), strict=True)]
 
     def thumbnails(self) -> dict[int, np.ndarray]:
-        """The images by index, where the command names a data set that is here.
+        """Small pictures (`report.thumbnail`) by index, where the command names a set that is here.
 
         Raises:
             UserError: it names none, or it is not here.
         """
-        words = shlex.split(self.command)[2:]
-        if not words and self.settings.get("dataset") != "digits":
+        if not self.command:
             raise UserError("nobody says where its images are")
         try:
-            settings = parse(certify.Settings, words, program="", description="")
-        except SystemExit:
+            dataset = _options_of(self.command).data.load()
+        except (ValueError, SystemExit):
             raise UserError("its command is of another version") from None
-        dataset = settings.data.load()
         found = {}
         for index in self.index.tolist():
             with contextlib.suppress(data.UnreadableImage, IndexError):
-                found[index] = np.asarray(dataset[index][0])
+                found[index] = thumbnail(dataset[index][0])
         return found
 
     def same_images(self, other: Finished) -> bool:
@@ -128,10 +133,9 @@ def _folder(path: Path) -> Finished:
     settings, made = earlier_settings(path), _made(path)
     file, name = path / ending.CERTIFICATES_FILE, path.name or str(path)
     tables = sorted(path.glob("certificates*.csv"))
-    planned = made.get("images")
     if file.exists():
         found = _certificates(file, name, settings, made)
-        if planned is None or len(found.index) >= planned:
+        if not found.half:
             return found
     elif tables:
         raise UserError(f"{path} has several tables; give one of them: {tables[0]}")
@@ -148,6 +152,12 @@ def _made(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _options_of(command: str) -> certify.Settings:
+    """What a command of `certify` says; SystemExit or ValueError where it is of another version."""
+    words = shlex.split(command)[2:]
+    return parse(certify.Settings, words, program="dsrs-jax certify", description="")
 
 
 def _certificates(
@@ -181,9 +191,6 @@ def _of_columns(
         sigma, k = (schema.as_number(columns[one][0]) for one in ("sigma", "k"))
     except ValueError as error:
         raise UserError(f"{name}: certificates.csv has {error}") from None
-    planned = made.get("images")
-    if planned is not None and len(index) < planned:
-        remarks.insert(0, f"Half finished: {len(index):,} of {planned:,} images.")
     if unreadable := columns["status"].count("unreadable"):
         remarks.append(f"{unreadable} images could not be read: they count as not certified.")
     dataset = " ".join(str(settings[key]) for key in ("dataset",) if key in settings)
@@ -196,15 +203,15 @@ def _of_columns(
     if proof_rows.law_names(columns):  # else there is no second law
         found[DSRS] = radii(DSRS, radius[schema.Method.DSRS])
     command = str(made.get("command", ""))
+    planned = made.get("images")
     return Finished(name, settings, command, planned, columns, index, found, tuple(remarks))
 
 
 def _half_finished(path: Path, name: str, config: dict[str, Any], made: dict[str, Any]) -> Finished:
     """The votes that are there, certified as the run itself would do it."""
     try:
-        words = shlex.split(made["command"])[2:]
         shape = tuple(int(side) for side in made["image_shape"])
-        settings = parse(certify.Settings, words, program="dsrs-jax certify", description="")
+        settings = _options_of(made["command"])
         sigma, k, eta = (float(config[key]) for key in ("sigma", "k", "eta"))
         grid = config["grid"]
     except (KeyError, TypeError, ValueError, SystemExit) as error:

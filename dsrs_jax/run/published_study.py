@@ -50,6 +50,20 @@ class StudyOptions:
     images: ImageOptions = group(ImageOptions)
 
 
+def options_of(one: layout.Published) -> StudyOptions:
+    """The options that mean one file of published radii."""
+    study = one.study
+    return StudyOptions(
+        published=str(study.directory),
+        model_name=study.model,
+        dataset=one.dataset,
+        law=LawOptions(sigma=study.sigma, k=study.k),
+        protocol=ProtocolOptions(n=study.draws, alpha=2 * study.alpha),
+        q_sigma=() if one.sigma is None else (one.sigma,),
+        q_threshold=() if one.threshold is None else (one.threshold,),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Loaded:
     """A study's files.

@@ -25,7 +25,7 @@ from dsrs_jax.run.finished import DSRS, NEYMAN_PEARSON, Finished, read_run
 from dsrs_jax.run.report_published import from_published, published_radii
 from dsrs_jax.run.settings import CompilationOptions
 from dsrs_jax.system.errors import IncompleteError, UserError
-from dsrs_jax.system.files import make_folder, refuse_address, write_whole
+from dsrs_jax.system.files import make_folder, write_whole
 from dsrs_jax.system.options import group, option
 
 RESULTS_FILE, PAGE_FILE = "results.md", "report.html"
@@ -38,7 +38,7 @@ class Settings:
 
     runs: tuple[str, ...] = option(
         (), "folder of a run, certificates.csv, or log", metavar="RUN", positional=True,
-        several=True,
+        several=True, local=True,
     )  # fmt: skip
     out: str | None = option(None, "folder; results", metavar="DIR", often=True, local=True)
     published: str | None = option(
@@ -54,8 +54,6 @@ class Settings:
     compilation: CompilationOptions = group(CompilationOptions)
 
     def __post_init__(self) -> None:
-        for run in self.runs:
-            refuse_address(run, "RUN")
         if not self.runs and self.published is None:
             raise UserError("nothing to report on; give a run's folder, or --published DIR")
         if self.write_log is not None and len(self.runs) != 1:
@@ -66,9 +64,10 @@ class Settings:
 
 @dataclasses.dataclass
 class Page:
-    """What results.md says: sentences first, tables, figures by (name, title)."""
+    """What results.md says: banners, sentences, tables, figures by (name, title)."""
 
     title: str
+    banners: list[str]
     sentences: list[str]
     tables: list[PaperTable]
     figures: dict[tuple[str, str], dict[str, report.Curve]]
@@ -80,7 +79,8 @@ class Page:
         for table in self.tables:
             write_whole(out / "tables" / f"{table.name}.csv", table.csv())
             write_whole(out / "tables" / f"{table.name}.tex", table.latex())
-        lines = [f"# {self.title}\n", *(f"{one}\n" for one in self.sentences)]
+        lines = [f"# {self.title}\n", *(f"**{one}**\n" for one in self.banners)]
+        lines += [f"{one}\n" for one in self.sentences]
         for (name, title), curves in self.figures.items():
             for kind in ("png", "pdf"):
                 write_whole(out / "figures" / f"{name}.{kind}", report.drawn(curves, title, kind))
@@ -106,15 +106,15 @@ def run(settings: Settings, words: Sequence[str]) -> None:
     else:
         found = from_published(Path(settings.published or ""), console)
         sentences = ["What is not there:", *(f"* {one}" for one in found.missing)]
-        page = Page("Published results", sentences, found.tables, found.figures)
+        page = Page("Published results", [], sentences, found.tables, found.figures)
         absent = []
     page.write(out)
     if runs:
         shown = _page_runs(runs, settings, page.sentences)
         # Markdown's signs, which the page does not need.
         sentences = [one.replace("**", "").replace("`", "") for one in page.sentences]
-        write_whole(out / PAGE_FILE, report.page(page.title, sentences, shown))
-    for sentence in page.sentences:
+        write_whole(out / PAGE_FILE, report.page(page.title, page.banners, sentences, shown))
+    for sentence in page.banners + page.sentences:
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
     written = f"{out / PAGE_FILE}, {out / RESULTS_FILE}" if runs else f"{out / RESULTS_FILE}"
     console.print(f"{written}, with tables and figures beside it", soft_wrap=True)
@@ -151,7 +151,8 @@ def _of_runs(settings: Settings) -> tuple[Page, list[Finished], list[str]]:
     runs = _named_apart(runs)
     if settings.write_log is not None:
         _write_log(Path(settings.write_log), runs[0])
-    page = Page("Certified accuracy", _sentences(runs), [], {})
+    banners = [f"{run.name}: {run.half}" for run in runs if run.half]
+    page = Page("Certified accuracy", banners, _sentences(runs), [], {})
     everything: list[Radii] = []
     groups = _of_same_images(runs)
     for number, group_ in enumerate(groups, start=1):
@@ -203,7 +204,7 @@ def _sentences(runs: list[Finished]) -> list[str]:
             law += f", {run.columns['bounds'][0]} bounds, {run.columns['draws'][0]} draws"
         command = f" Command: `{run.command}`" if run.command else ""
         said.append(f"{' '.join(what)}{law}.{command}")
-        said += [f"**{one}**" if one.startswith("Half") else one for one in run.remarks]
+        said += run.remarks
     groups = _of_same_images(runs)
     if len(groups) > 1:
         names = "; ".join(", ".join(run.name for run in group_) for group_ in groups)
@@ -220,12 +221,12 @@ def _show(runs: list[Finished], tail: str, settings: Settings, page: Page) -> li
         for method, found in run.radii.items()
     }
     if settings.published is not None and "sigma" in runs[0].columns:
-        for run in runs:
-            dataset = run.settings.get("dataset", "")
-            sigma, k = (float(run.columns[one][0]) for one in ("sigma", "k"))
+        before = len(shown)
+        laws = dict.fromkeys((one.dataset, one.sigma, one.k) for one in shown.values())
+        for dataset, sigma, k in laws:
             for other in published_radii(Path(settings.published), dataset, sigma, k):
                 shown[f"{other.model}, {other.method}"] = other
-        if len(shown) == sum(len(run.radii) for run in runs):
+        if len(shown) == before:
             page.sentences.append("No published model has this data set, σ and k.")
     found = list(shown.values())
     radii = settings.radii or report.steps(found, 0.25) or [0.0]

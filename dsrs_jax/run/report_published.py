@@ -18,8 +18,7 @@ from dsrs_jax.certify import certify_table, compile_ahead
 from dsrs_jax.report import AUTHORS_SLACK, PaperTable, Radii
 from dsrs_jax.run import published_layout as layout
 from dsrs_jax.run.published_layout import Published
-from dsrs_jax.run.published_study import StudyOptions, grid_unit, load
-from dsrs_jax.run.settings import LawOptions, ProtocolOptions
+from dsrs_jax.run.published_study import grid_unit, load, options_of
 from dsrs_jax.system.errors import UserError
 
 NEYMAN_PEARSON, DSRS = "Neyman-Pearson, published", "DSRS, published"
@@ -31,6 +30,7 @@ TRAININGS = {
 }  # fmt: skip
 _DATASETS = {"mnist": "MNIST", "cifar10": "CIFAR-10", "imagenet": "ImageNet"}
 _SIGMAS = (0.25, 0.5, 1.0)
+_MAIN_SIGMA = 0.8  # Q's in the main tables, of P's
 _RULE = "x+"  # of the main tables for ImageNet, and where the sample of Q's sigma is missing
 _UNIT = 0.25  # of the paper's tables
 _NOTE = (
@@ -98,18 +98,37 @@ def published_radii(directory: Path, dataset: str, sigma: float, k: float) -> li
     found: list[Radii] = []
     for one in layout.all_published(directory):
         if (one.dataset, one.study.sigma, one.study.k) == (dataset, sigma, k) and _is_main(one):
-            found += _published(one)[0].values()
+            found += _published(one, *_read(one))[0].values()
     return found
 
 
+def _main_q(dataset: str, sigma: float) -> str:
+    """Q of the paper's main tables."""
+    return _RULE if dataset == "imagenet" else f"σ {_MAIN_SIGMA * sigma:g}"
+
+
 def _is_main(one: Published) -> bool:
-    """Whether Q is that of the paper's main tables."""
+    return one.q == _main_q(one.dataset, one.study.sigma)
+
+
+def _leads(one: Published) -> bool:
+    """Whether ours in the main tables is of this Q: the paper's, where its sample is there."""
     if one.dataset == "imagenet":
-        return one.threshold == _RULE
-    return one.sigma is not None and abs(one.sigma - 0.8 * one.study.sigma) < 1e-9
+        return _is_main(one)
+    sample = one.study.intervals(sigma=_MAIN_SIGMA * one.study.sigma)
+    return _is_main(one) if sample.exists() else one.threshold == _RULE
 
 
-def _radii(one: Published, method: str, found: Mapping[int, float], slack: float = 0.0) -> Radii:
+def _marked(radii: Radii) -> Radii:
+    """With a mark behind the method, where Q is not that of the paper's main tables."""
+    other = radii.q not in ("", _main_q(radii.dataset, radii.sigma))
+    return dataclasses.replace(radii, method=f"{radii.method}†") if other else radii
+
+
+Known = Mapping[int, float]  # radii by index
+
+
+def _radii(one: Published, method: str, found: Known, slack: float = 0.0) -> Radii:
     study, index = one.study, sorted(found)
     return Radii(
         method=method,
@@ -121,104 +140,90 @@ def _radii(one: Published, method: str, found: Mapping[int, float], slack: float
         index=np.array(index, dtype=np.int64),
         radius=np.array([found[i] for i in index], dtype=np.float64),
         slack=slack,
+        q=one.q if method in (DSRS, AGAIN, OURS) else "",
     )
 
 
 Found = tuple[dict[str, Radii], list[str]]  # by method; a sentence for each piece that is missing
 
 
-def _published(one: Published) -> Found:
+def _read(one: Published) -> tuple[Known, Known]:
+    """The radii that the authors' search began with, and those that it found."""
+    return layout.read_radii(one.study.neyman_pearson()), layout.read_radii(one.file)
+
+
+def _published(one: Published, begun: Known, radii: Known) -> Found:
     """The authors' own radii: DSRS's are no smaller than those that its search began with."""
     study = one.study
-    found: dict[str, Radii] = {}
-    missing: list[str] = []
-    twice = study.neyman_pearson(draws=2 * study.draws, alpha=2 * study.alpha)
-    if twice.exists():
-        found[NEYMAN_PEARSON] = _radii(one, NEYMAN_PEARSON, layout.read_radii(twice), AUTHORS_SLACK)
-    else:
-        missing.append(f"{study.model}: no {twice.name}.")
-    radii = layout.read_radii(one.file)
-    begun = layout.read_radii(study.neyman_pearson())
     best = {i: max(radius, radii.get(i, 0.0)) for i, radius in begun.items()}
-    found[DSRS] = _radii(one, DSRS, best, AUTHORS_SLACK)
-    return found, missing
+    found = {DSRS: _radii(one, DSRS, best, AUTHORS_SLACK)}
+    twice = study.neyman_pearson(draws=2 * study.draws, alpha=2 * study.alpha)
+    if not twice.exists():
+        return found, [f"{study.model}: no {twice.name}."]
+    known = layout.read_radii(twice)
+    return {NEYMAN_PEARSON: _radii(one, NEYMAN_PEARSON, known, AUTHORS_SLACK), **found}, []
 
 
 def _methods(one: Published) -> Found:
     """All that can be said of one file: the published radii, and ours where the samples are."""
-    found, missing = _published(one)
-    study = one.study
-    options = StudyOptions(
-        published=str(study.directory),
-        model_name=study.model,
-        dataset=one.dataset,
-        law=LawOptions(sigma=study.sigma, k=study.k),
-        protocol=ProtocolOptions(n=study.draws, alpha=2 * study.alpha),
-        q_sigma=() if one.sigma is None else (one.sigma,),
-        q_threshold=() if one.threshold is None else (one.threshold,),
-    )
     try:
-        loaded = load(options)
+        begun, theirs = _read(one)
+        found, missing = _published(one, begun, theirs)
     except UserError as error:
-        missing.append(f"{study.model}, Q {one.q}: {str(error).split(';')[0]}.")
-        return found, missing
-    begun = layout.read_radii(study.neyman_pearson())
-    index = loaded.table.index.tolist()
-    theirs = layout.read_radii(one.file)
-    gained = [theirs[i] for i in index if theirs.get(i, 0.0) > begun.get(i, 0.0) + 1e-9]
-    again = dataclasses.replace(
-        loaded.protocol,
-        bound=Bound.TWO_SIDED,
-        search=Search.GRID,
-        grid_unit=grid_unit(np.array(gained)),
-    )
+        return {}, [_of_missing(one, error)]
+    try:
+        loaded = load(options_of(one))
+    except UserError as error:
+        return found, [*missing, _of_missing(one, error)]
 
-    def of_images(method: str, radius: np.ndarray, rows: list[int]) -> None:
-        known = dict(zip(rows, radius.tolist(), strict=True))
+    def add(method: str, radius: np.ndarray, index: np.ndarray) -> None:
+        known = dict(zip(index.tolist(), radius.tolist(), strict=True))
         # The images of the published table.
         found[method] = _radii(one, method, {i: known[i] for i in begun if i in known})
 
-    of_images(OURS, certify_table(loaded.table, loaded.protocol).radius, index)
-    if _is_main(one) or one.threshold == _RULE:  # which stands in for it
-        of_images(AGAIN, certify_table(loaded.table, again).radius, index)
-        if loaded.twice is not None:
-            twice = certify_table(loaded.twice, loaded.protocol).neyman_pearson.radius
-            of_images(NEYMAN_PEARSON_OURS, twice, loaded.twice.index.tolist())
+    table = loaded.table
+    add(OURS, certify_table(table, loaded.protocol).radius, table.index)
+    if not _leads(one):
+        return found, missing
+    gained = [radius for i, radius in theirs.items() if radius > begun.get(i, 0.0) + 1e-9]
+    unit = grid_unit(np.array(gained))
+    again = dataclasses.replace(
+        loaded.protocol, bound=Bound.TWO_SIDED, search=Search.GRID, grid_unit=unit
+    )
+    add(AGAIN, certify_table(table, again).radius, table.index)
+    if loaded.twice is not None:
+        twice = certify_table(loaded.twice, loaded.protocol).neyman_pearson.radius
+        add(NEYMAN_PEARSON_OURS, twice, loaded.twice.index)
     return found, missing
+
+
+def _of_missing(one: Published, error: UserError) -> str:
+    return f"{one.study.model}, Q {one.q}: {str(error).split(';')[0]}."
 
 
 Everything = Mapping[Published, Mapping[str, Radii]]
 
 
 def _order(radii: Radii) -> tuple[str, float, str, int]:
-    method = radii.method.removesuffix("†")
-    return radii.dataset, radii.sigma, radii.training, _METHODS.index(method)
+    return radii.dataset, radii.sigma, radii.training, _METHODS.index(radii.method)
 
 
-def _best_known(everything: Everything, one: Published) -> dict[str, Radii]:
-    """The methods of a main file; ours of another Q, and so marked, where Q's sample is missing."""
-    found = dict(everything[one])
-    if OURS not in found:
-        for other, radii in everything.items():
-            if other.study == one.study and other.threshold == _RULE and OURS in radii:
-                for method in (AGAIN, OURS, NEYMAN_PEARSON_OURS):
-                    if method in radii:
-                        mark = "" if method == NEYMAN_PEARSON_OURS else "†"
-                        changed = dataclasses.replace(radii[method], method=method + mark)
-                        found[method] = changed
-    return found
+def _in_main_tables(everything: Everything) -> list[Radii]:
+    """The published radii of the paper's Q, and ours of it or of what stands in for it."""
+    chosen = []
+    for one, found in everything.items():
+        published = (NEYMAN_PEARSON, DSRS) if _is_main(one) else ()
+        # Without the published radii there is nothing that ours could stand beside.
+        here = any(_is_main(other) and other.study == one.study for other in everything)
+        ours = (AGAIN, NEYMAN_PEARSON_OURS, OURS) if here and _leads(one) else ()
+        chosen += [found[method] for method in (*published, *ours) if method in found]
+    return sorted(chosen, key=_order)
 
 
 def _main(
     everything: Everything, missing: list[str]
 ) -> tuple[list[PaperTable], dict[tuple[str, str], dict[str, report.Curve]]]:
-    chosen = [
-        radii
-        for one in everything
-        if _is_main(one)
-        for radii in _best_known(everything, one).values()
-    ]
-    chosen.sort(key=_order)
+    chosen = _in_main_tables(everything)
     if not chosen:
         missing.append("No file is of the Q of the paper's main tables.")
         return [], {}
@@ -231,26 +236,26 @@ def _main(
     steps = report.steps(chosen, _UNIT)
     groups: dict[tuple[str, str, str], list[Radii]] = {}
     for radii in chosen:
-        key = (radii.dataset, radii.training, radii.method.removesuffix("†"))
+        key = (radii.dataset, radii.training, radii.method)
         groups.setdefault(key, []).append(radii)
     ordered = sorted(groups, key=lambda key: (key[0], key[1], _METHODS.index(key[2])))
     tables.append(
         report.best_of(
             "best-over-sigma",
             "Best certified accuracy over σ",
-            [groups[key] for key in ordered],
+            [[_marked(one) for one in groups[key]] for key in ordered],
             steps,
             f"At each radius the best model of the σ named; as Table 2 of the paper. {_NOTE}",
         )
     )
     for dataset, rows in itertools.groupby(chosen, key=lambda one: one.dataset):
-        own = list(rows)
+        own = [_marked(one) for one in rows]
         title = f"{_DATASETS[dataset]}: certified accuracy by σ and training"
         table = report.one_by_one(
             f"certified-{dataset}", title, own, report.steps(own, _UNIT), words, _NOTE
         )
         tables.append(table)
-    tables.append(report.with_intervals("intervals", chosen, steps))
+    tables.append(report.with_intervals("intervals", [_marked(one) for one in chosen], steps))
     for (dataset, training, _), keys in itertools.groupby(
         ordered, key=lambda key: (key[0], key[1], "")
     ):
@@ -272,24 +277,22 @@ def _variants(everything: Everything) -> list[PaperTable]:
     """A table of every Q, for the data sets that have models with several."""
     tables = []
     for dataset, group in _by_dataset(everything):
-        rows: list[tuple[str, Radii]] = []
+        rows: list[Radii] = []
         for one in group:
             if sum(other.study == one.study for other in group) > 1:
                 found = everything[one]
-                rows += [(one.q, found[method]) for method in (DSRS, OURS) if method in found]
+                rows += [found[method] for method in (DSRS, OURS) if method in found]
         if not rows:
             continue
-        q_of = {id(radii): q for q, radii in rows}
-        found_radii = [radii for _, radii in rows]
         tables.append(
             report.one_by_one(
                 f"q-variants-{dataset}",
                 f"{_DATASETS[dataset]}: the second law Q",
-                found_radii,
-                report.steps(found_radii, _UNIT),
+                rows,
+                report.steps(rows, _UNIT),
                 {
                     "model": lambda one: one.model,
-                    "Q": lambda one, q_of=q_of: q_of[id(one)],  # type: ignore[misc]
+                    "Q": lambda one: one.q,
                     "method": lambda one: one.method,
                 },
                 "Q is P with another σ, or P truncated at a quantile or by a rule. A published "
@@ -315,7 +318,8 @@ def _numbers_of_draws(everything: Everything) -> list[PaperTable]:
                     name = f"Neyman-Pearson, N = {draws:,}, α = {alpha:g}"
                     rows.append(_radii(one, name, layout.read_radii(file), AUTHORS_SLACK))
             both = f"DSRS, N = {study.draws:,} + {study.draws:,}, α = {2 * study.alpha:g}"
-            rows.append(dataclasses.replace(everything[one][DSRS], method=both))
+            if DSRS in everything[one]:
+                rows.append(dataclasses.replace(everything[one][DSRS], method=both))
         if rows:
             tables.append(
                 report.one_by_one(

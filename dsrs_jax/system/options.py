@@ -225,8 +225,8 @@ def _made(kind: type[Settings], given: dict[str, Any]) -> Settings:
     for field, found, _ in _options(kind):
         if field.name in given:
             value = given[field.name]
-            if found.local:
-                refuse_address(value, _name(field, found))
+            for path in (value if isinstance(value, list) else [value]) if found.local else ():
+                refuse_address(path, _name(field, found))
             fields[field.name] = tuple(value) if isinstance(value, list) else value
     for name, nested in _groups(kind):
         fields[name] = _made(nested, given)

@@ -1,6 +1,7 @@
 """report.html in a real browser: it opens from disk, is true of the file, and can be used."""
 
 import csv
+import itertools
 import math
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from certify_runs import rows_of
 from dsrs_jax.run.main import main
 
 selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
+OPENED = itertools.count()
 WIDTHS = {"desk": (1200, 1000), "phone": (390, 844)}
 
 
@@ -47,7 +50,11 @@ def opened(browser: Any, run: Path, width: str = "desk") -> Any:
         "Emulation.setDeviceMetricsOverride",
         {"width": across, "height": down, "deviceScaleFactor": 1, "mobile": width == "phone"},
     )
-    browser.get((run / "results" / "report.html").as_uri())
+    # Of an address of its own: `get` may return while the page before it is still there.
+    own = f"?{next(OPENED)}"
+    browser.get((run / "results" / "report.html").as_uri() + own)
+    drawn = "return location.search === arguments[0] && !!document.querySelector('#images td')"
+    WebDriverWait(browser, 300).until(lambda one: one.execute_script(drawn, own))
     return browser
 
 

@@ -91,12 +91,14 @@ def test_half_a_run_is_shown_with_what_is_there(
 ) -> None:
     half = tmp_path / "half"
     shutil.copytree(runs["wide"], half)
+    # A run writes as many files as it has time for: one, where it is quick.
     files = record_files(half)
-    assert len(files) > 1
     for file in files[1:]:
         file.unlink()
+    lines = files[0].read_text().splitlines(keepends=True)
+    lines = lines[: (len(lines) + 1) // 2]
+    files[0].write_text("".join(lines))
     expected = {row["index"]: row for row in rows_of(half)}
-    lines = files[0].read_text().splitlines()
     (half / "certificates.csv").unlink()
     out = tmp_path / "results"
     assert main(["report", str(half), "--out", str(out), "--radii", "0.1"]) == 0

@@ -17,6 +17,7 @@ from scipy import interpolate, special
 
 from dsrs_jax.bounds import lower_bound
 from dsrs_jax.certify.blocks import float64, log
+from dsrs_jax.certify.landscape import right
 from dsrs_jax.certify.laws import RowLaws
 from dsrs_jax.certify.search import certify
 from dsrs_jax.certify.verifier import verify
@@ -24,8 +25,7 @@ from dsrs_jax.noise import RadialLaw
 
 _DRAWS = (2_000, 50_000)  # that the bounds of the family could come from
 _ALPHA = 1e-4
-# A network that is right on noise z standard deviations longer than usual, with the probability
-# Phi(level - slope z).
+# Of the networks that the bounds could come from (`landscape`).
 _SLOPES = (0.0, 0.2, 0.4, 0.7, 1.1, 1.6, 2.2)
 _LEVELS = 16
 _TANGENTS = 224  # of all laws, as well spread as they come; those of P alone beside them
@@ -83,23 +83,14 @@ class Forecast:
 
 def _family(laws: Sequence[RadialLaw]) -> NDArray[np.float64]:
     """(rows, laws) bounds as networks have them: on longer noise right less often."""
-    base = laws[0]
-    middle, deviation = np.log(base.shape) / base.eta, 1.0 / (base.eta * np.sqrt(base.shape))
-    levels = np.linspace(0.0, 4.5, _LEVELS)
-    slopes = np.array(_SLOPES)
-    probability = []
-    points = (np.arange(200) + 0.5) / 200
-    for law in laws:
-        kept = points * (law.quantile or 1.0)
-        length = np.log(special.gammaincinv(law.shape, kept)) / law.eta
-        z = (length + np.log(law.scale / base.scale) - middle) / deviation
-        right = special.ndtr(levels[:, None, None] - slopes[:, None] * z)
-        probability.append(right.mean(axis=-1).ravel())
+    levels, slopes = np.meshgrid(np.linspace(0.0, 4.5, _LEVELS), _SLOPES, indexing="ij")
+    networks = levels.ravel(), slopes.ravel()
+    probability = np.stack([right(laws[0], law, *networks) for law in laws], axis=1)
     share = np.array([law.quantile or 1.0 for law in laws])
     rows = []
     for draws in _DRAWS:
         drawn = np.round(draws * share)
-        votes = np.floor(np.stack(probability, axis=1) * drawn)
+        votes = np.floor(probability * drawn)
         rows.append(lower_bound(votes, drawn, _ALPHA))
     return np.concatenate(rows)
 

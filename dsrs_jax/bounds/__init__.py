@@ -2,17 +2,21 @@
 
 from dsrs_jax.bounds.clopper_pearson import interval, lower_bound, recover_votes
 from dsrs_jax.bounds.looks import Looks
+from dsrs_jax.bounds.prediction import Prediction, fewest_draws, predict
 from dsrs_jax.bounds.protocol import Bound, Protocol, Search
 from dsrs_jax.bounds.thresholds import pools, threshold
 
 __all__ = [
     "Bound",
     "Looks",
+    "Prediction",
     "Protocol",
     "Search",
+    "fewest_draws",
     "interval",
     "lower_bound",
     "pools",
+    "predict",
     "recover_votes",
     "threshold",
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dsrs_jax.data import cifar10, digits, files, mnist, npz, tfds
 from dsrs_jax.data.dataset import (
+    UNLABELLED,
     ArrayDataset,
     Dataset,
     Example,
@@ -17,6 +18,7 @@ from dsrs_jax.data.dataset import (
     in_memory,
     read_ahead,
 )
+from dsrs_jax.data.files import files_of, images_in
 from dsrs_jax.data.grid import cells_of, grid_of
 from dsrs_jax.data.npz import from_arrays
 from dsrs_jax.system.errors import UserError
@@ -25,14 +27,17 @@ __all__ = [
     "DATASETS",
     "IMAGE_SHAPES",
     "SPLITS",
+    "UNLABELLED",
     "ArrayDataset",
     "Dataset",
     "Example",
     "LazyDataset",
     "UnreadableImage",
     "cells_of",
+    "files_of",
     "from_arrays",
     "grid_of",
+    "images_in",
     "in_memory",
     "load",
     "read_ahead",
@@ -65,15 +70,30 @@ def load(
     split: str = "test",
     data_dir: str | Path | None = None,
     class_file: str | Path | None = None,
+    *,
+    labels: bool = True,
 ) -> Dataset:
     """The dataset called `name`, one of DATASETS, and its `split`, one of SPLITS.
 
     `data_dir` is the folder (npz: the file) of a set that does not ship with a library, or
     "tfds:NAME" for one that tensorflow-datasets built. `class_file` has the names of the class
     folders of image files, one a line, in the order of their labels; without it a set says them
-    itself.
+    itself. `labels` says whether they are needed: a `folder` or `npz` may be without.
     Raises UserError for an unknown name or split, and for missing or damaged files.
     """
+    dataset = _loaded(name, split, data_dir, class_file)
+    if labels and not dataset.classes:
+        what = "no class folders" if name == "folder" else "no `labels`"
+        raise UserError(
+            f"{data_dir} has images and {what}: without labels there are `predict` and "
+            "`certify --label predicted`"
+        )
+    return dataset
+
+
+def _loaded(
+    name: str, split: str, data_dir: str | Path | None, class_file: str | Path | None
+) -> Dataset:
     if name not in LOADERS:
         raise UserError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
     if split not in SPLITS:

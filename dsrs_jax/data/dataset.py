@@ -19,6 +19,7 @@ from dsrs_jax.system.errors import UserError
 # What an index means: its place in the set's original order, or a place in an order that
 # somebody shuffled and that holds only for these very files.
 ORIGINAL, SHUFFLED = "original", "shuffled"
+UNLABELLED = -1  # of an image whose label nobody says
 
 
 class UnreadableImage(Exception):
@@ -26,14 +27,15 @@ class UnreadableImage(Exception):
 
 
 class Dataset(abc.ABC):
-    """One split of a labelled image set: index -> (image, label).
+    """One split of an image set: index -> (image, label).
 
     Images are float32 (H, W, C) in [0, 1], the space in which noise is added and radii are
-    measured; labels are in [0, classes). An index names an image in every record about it.
+    measured; labels are in [0, classes), or all UNLABELLED. An index names an image in every record
+    about it.
 
     Attributes:
         name, split: as they were asked for.
-        classes: number of classes.
+        classes: number of classes; 0 where nobody says the labels.
         image_shape: (H, W, C) of every image.
         order: what an index means, ORIGINAL or SHUFFLED.
         class_labels: label of each class folder, by name; empty where no folders say the classes.
@@ -154,7 +156,7 @@ def read_ahead(
         try:
             return Example(index, *dataset[index])
         except UnreadableImage as error:
-            return Example(index, None, -1, str(error))
+            return Example(index, None, UNLABELLED, str(error))
 
     if isinstance(dataset, ArrayDataset):
         yield from map(read, indices)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image, ImageOps
 
-from dsrs_jax.data.dataset import Dataset, LazyDataset, UnreadableImage
+from dsrs_jax.data.dataset import UNLABELLED, Dataset, LazyDataset, UnreadableImage
 from dsrs_jax.system.errors import UserError, first_line
 
 _SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
@@ -181,8 +181,9 @@ def load_folder(split: str, data_dir: Path | None, names: Sequence[str] | None =
 
     Where DATA_DIR/test (or train) exists it is that split's. A label is the place of the folder's
     name among `names`, or else among those of DATA_DIR/train where both splits have a folder, or
-    else among the folders; folders that are numbers are their labels. All images have the shape of
-    the first one, as EXIF rotates it; they are grey if that is.
+    else among the folders; folders that are numbers are their labels. Images that lie in no class
+    folder, where there is none, have no labels. All images have the shape of the first one, as EXIF
+    rotates it; they are grey if that is.
     """
     folder = _existing("folder", data_dir, _FOLDER_LAYOUT)
     inside = folder / split if (folder / split).is_dir() else folder
@@ -191,21 +192,25 @@ def load_folder(split: str, data_dir: Path | None, names: Sequence[str] | None =
         known = _places(names)
     else:
         known = _labels_of(_class_names(train if inside != folder and train.is_dir() else inside))
+    if not _class_names(inside) and (own := images_in(inside, "*")):
+        return files_of(own, split)
     files, labels = _by_class(inside, _FOLDER_LAYOUT, known)
-    classes = max(known.values()) + 1
-    try:
-        with Image.open(files[0]) as image:
-            first = _upright(image)
-    except Exception as error:  # for damaged files Pillow raises nearly anything
-        raise UserError(f"cannot read {files[0]}, the first image: {first_line(error)}") from error
-    grey, (width, height) = first.mode == "L", first.size
+    classes, shape = max(known.values()) + 1, _shape_of(files[0])
+    return _of_files("folder", split, files, labels, known, classes, _as_it_is(shape[-1]), shape)
 
-    def preprocess(image: Image.Image) -> Image.Image:
-        found = _upright(image)
-        return _as_grey(found) if grey else found.convert("RGB")
 
-    shape = (height, width, 1 if grey else 3)
-    return _of_files("folder", split, files, labels, known, classes, preprocess, shape)
+def files_of(
+    files: Sequence[Path], split: str = "test", image_shape: tuple[int, int, int] | None = None
+) -> Dataset:
+    """Image files as `load_folder` reads them, without labels, all of one shape: the first's by
+    itself.
+
+    Raises:
+        UserError: the first one would say the shape, and cannot be read.
+    """
+    shape = _shape_of(files[0]) if image_shape is None else image_shape
+    labels = [UNLABELLED] * len(files)
+    return _of_files("folder", split, files, labels, {}, 0, _as_it_is(shape[-1]), shape)
 
 
 LOADERS = {
@@ -234,6 +239,26 @@ def read_class_names(file: Path) -> list[str]:
     return names
 
 
+def _shape_of(file: Path) -> tuple[int, int, int]:
+    """(H, W, C) of an image file that says those of the others."""
+    try:
+        with Image.open(file) as image:
+            first = _upright(image)
+    except Exception as error:  # for damaged files Pillow raises nearly anything
+        raise UserError(f"cannot read {file}, the first image: {first_line(error)}") from error
+    return first.height, first.width, 1 if first.mode == "L" else 3
+
+
+def _as_it_is(channels: int) -> Preprocess:
+    """The image upright, in grey (it must be) or in colour."""
+
+    def preprocess(image: Image.Image) -> Image.Image:
+        found = _upright(image)
+        return _as_grey(found) if channels == 1 else found.convert("RGB")
+
+    return preprocess
+
+
 def _upright(image: Image.Image) -> Image.Image:
     """The image as it is shown: turned as EXIF says, with 8 bits."""
     ImageOps.exif_transpose(image, in_place=True)
@@ -243,7 +268,7 @@ def _upright(image: Image.Image) -> Image.Image:
 def _as_grey(image: Image.Image) -> Image.Image:
     bands = image.split()
     if any(band.tobytes() != bands[0].tobytes() for band in bands):
-        raise ValueError("it is in colour, the first image is grey")
+        raise ValueError("it is in colour, the others are grey")
     return bands[0]
 
 
@@ -265,17 +290,22 @@ def _by_class(folder: Path, layout: str, known: Mapping[str, int]) -> tuple[list
                 f"{folder / name} is none of the {len(known)} known classes; rename it, or give "
                 "--classes FILE, the names of all classes in the model's order"
             )
-        found = sorted(
-            file
-            for file in (folder / name).rglob("*")
-            if file.suffix.lower() in _SUFFIXES
-            and not any(_hidden(part) for part in file.relative_to(folder).parts)
-        )
+        found = images_in(folder / name, "**/*")
         files += found
         labels += [known[name]] * len(found)
     if not files:
         raise UserError(f"no images in {folder}; expected {layout}")
     return files, labels
+
+
+def images_in(folder: Path, pattern: str) -> list[Path]:
+    """The image files among those that a pattern names, sorted, hidden ones left out."""
+    return sorted(
+        file
+        for file in folder.glob(pattern)
+        if file.suffix.lower() in _SUFFIXES
+        and not any(_hidden(part) for part in file.relative_to(folder).parts)
+    )
 
 
 def _by_annotations(file: Path, known: Mapping[str, int]) -> tuple[list[Path], list[int]]:
@@ -345,7 +375,12 @@ def _of_files(
     def read(index: int) -> tuple[np.ndarray, int]:
         try:
             with Image.open(files[index]) as image:
-                return pixels(preprocess(image)), labels[index]
+                found = pixels(preprocess(image))
+            if found.shape != shape:
+                height, width, _ = found.shape
+                size = f"{shape[1]} x {shape[0]}"
+                raise ValueError(f"it has {width} x {height} pixels; resize or crop it to {size}")
+            return found, labels[index]
         except Exception as error:  # for damaged files Pillow raises nearly anything
             raise UnreadableImage(f"image {index}, {files[index]}: {first_line(error)}") from error
 

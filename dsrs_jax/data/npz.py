@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dsrs_jax.data.dataset import ArrayDataset
+from dsrs_jax.data.dataset import UNLABELLED, ArrayDataset
 from dsrs_jax.system.errors import UserError
 
 _WHAT = (
@@ -31,7 +31,8 @@ def load(split: str, data_dir: Path | None) -> ArrayDataset:
         if isinstance(content, np.ndarray):
             raise ValueError(f"it is one array {content.shape}, as np.save writes it; use np.savez")
         with content:
-            images, labels = content["images"], content["labels"]
+            images = content["images"]
+            labels = content.get("labels")
     except Exception as error:  # NumPy, zlib and zipfile raise many kinds for a damaged file
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{data_dir} is not {_WHAT}: {reason}") from error
@@ -41,12 +42,17 @@ def load(split: str, data_dir: Path | None) -> ArrayDataset:
         raise UserError(f"{data_dir} is not {_WHAT}: {error}") from None
 
 
-def from_arrays(images: np.ndarray, labels: np.ndarray, name: str, split: str) -> ArrayDataset:
-    """A set of images (N, H, W, C), uint8 or floats in [0, 1], and labels (N,) from 0.
+def from_arrays(
+    images: np.ndarray, labels: np.ndarray | None, name: str, split: str
+) -> ArrayDataset:
+    """A set of images (N, H, W, C), uint8 or floats in [0, 1], and labels (N,) from 0, or none.
 
     Raises:
         ValueError: says what they are instead.
     """
+    unlabelled = labels is None
+    if labels is None:
+        labels = np.zeros(images.shape[:1], np.int32)
     if images.ndim != 4 or images.size == 0 or labels.shape != (len(images),):
         raise ValueError(f"it has {images.shape} and {labels.shape}")
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
@@ -61,5 +67,7 @@ def from_arrays(images: np.ndarray, labels: np.ndarray, name: str, split: str) -
     # NaN fails this, too.
     if not (images.min() >= 0.0 and images.max() <= 1.0):
         raise ValueError("values reach beyond [0, 1]")
+    if unlabelled:
+        return ArrayDataset(name, split, images, np.full(len(images), UNLABELLED, np.int32), 0)
     classes = int(labels.max()) + 1
     return ArrayDataset(name, split, images, labels.astype(np.int32), classes)

@@ -133,6 +133,12 @@ def load_model(path: str | Path, dtype: str = "float32") -> Classifier:
     return with_parameters(metadata, arrays, dtype)
 
 
+def metadata_of(path: str | Path) -> ModelMetadata:
+    """What the checkpoint folder `path` says of its model. Raises as `load_model`."""
+    path = Path(path).absolute()
+    return _parse_metadata(_read_metadata(path).get("model"), path)
+
+
 def fault_of(name: str, array: np.ndarray) -> str | None:
     """What no parameter called `name` may have, in words that follow its name; None if it is sound.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dsrs_jax.proof.claim import PROVED, Claim, read, solve
 from dsrs_jax.proof.rows import NoCertificates, Row, rows_of
-from dsrs_jax.proof.schema import Method
+from dsrs_jax.proof.schema import PREDICTED, Method
 
 
 def files_in(place: Path) -> list[Path]:
@@ -110,8 +110,16 @@ def _what_was_proved(proved: Sequence[tuple[Row, Method, Claim]], names: Sequenc
         f"sigma = {_span(family.laws[0].sigma for family in families)}, "
         f"k = {_span(family.k for family in families)}, "
         f"eta = {_span(family.eta for family in families)}; draws of an image: {draws_of}; "
+        f"{_of_the_classes([row for row, _, _ in proved])}"
         f"{_of_the_looks([row for row, _, _ in proved])}{_of_the_draws(claims)}"
     )
+
+
+def _of_the_classes(rows: Sequence[Row]) -> str:
+    """Whose class is certified, where it is not the data set's."""
+    if rows[0].fields.get("label_from") != PREDICTED:
+        return ""
+    return "the class of each is the one that draws of its own chose, right or wrong; "
 
 
 def _of_the_looks(rows: Sequence[Row]) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from dsrs_jax.proof import schema
 
-_PROTOCOL = ("share_p", "planned", "ceiling")  # fixed beforehand, for all rows of a file
+# Fixed beforehand, for all rows of a file.
+_PROTOCOL = ("share_p", "planned", "ceiling", "label_from")
 
 
 class NoCertificates(Exception):
@@ -49,8 +50,9 @@ def rows_of(file: Path) -> tuple[list[Row], list[str]]:
 def parse(content: str, source: str) -> tuple[list[Row], list[str]]:
     """The rows of a results file's content; `source` is its name for messages.
 
-    An image has one row: a second one says that it is. Looks, P's share of alpha and whether the
-    all-right rule is in force are fixed before sampling: a row says where it differs from most.
+    An image has one row: a second one says that it is. Looks, P's share of alpha, whether the
+    all-right rule is in force and whose class is certified are fixed before sampling: a row says
+    where it differs from most.
 
     Raises:
         NoCertificates: columns are missing, or their names cannot be shown.
@@ -113,8 +115,9 @@ def _of_one_protocol(rows: list[Row]) -> list[Row]:
 
 
 def _protocol(row: Row) -> tuple[str, ...]:
-    share_p, planned, ceiling = (row.fields[name] for name in _PROTOCOL)
-    return share_p, planned, "a number" if ceiling else ""
+    share_p, planned, ceiling = (row.fields[name] for name in _PROTOCOL[:3])
+    label_from = row.fields.get("label_from", schema.GIVEN)
+    return share_p, planned, "a number" if ceiling else "", label_from
 
 
 def _cells(line: str) -> list[str]:

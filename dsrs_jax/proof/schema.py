@@ -29,6 +29,7 @@ REQUIRED = (
 )  # fmt: skip
 REQUIRED_OF_A_LAW = ("sigma", "cutoff", "quantile", "votes", "draws", "charge")
 SOUND, FLOAT32 = "sound", "float32"  # kinds of draws
+GIVEN, PREDICTED = "given", "predicted"  # whose class is certified; earlier files do not say: given
 # float() also takes 0_0.5, the digits of every script, and spaces.
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LARGEST_GRID = 2**24
@@ -53,6 +54,7 @@ def columns(table: Any) -> dict[str, list[Any]]:
     found: dict[str, Any] = {
         "index": votes.index,
         "label": votes.label,
+        **_labels(votes, size),
         "n": votes.draws[:, 0],
         "votes": votes.votes[:, 0],
         **_draws(votes, size),
@@ -89,6 +91,17 @@ def columns(table: Any) -> dict[str, list[Any]]:
     if table.proofs is not None:
         found["proof_np"], found["proof_dsrs"] = table.proofs
     return {name: list(column) for name, column in found.items()}
+
+
+def _labels(votes: Any, size: int) -> dict[str, list[Any]]:
+    """Whose class `label` is: the data set's, or the one that n0 draws voted for."""
+    chosen = votes.chosen
+    return {
+        "true_label": list(votes.true_label),
+        "label_from": [GIVEN if chosen is None else PREDICTED] * size,
+        "n0": [""] * size if chosen is None else [chosen.draws] * size,
+        "votes_n0": [""] * size if chosen is None else list(chosen.votes),
+    }
 
 
 def _looks(votes: Any, size: int) -> dict[str, list[Any]]:

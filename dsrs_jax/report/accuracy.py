@@ -28,6 +28,11 @@ def certified_accuracy(
     return float(np.mean((radii >= radius - slack) & (radii > 0.0)))
 
 
+def share_or_accuracy(labelled: bool) -> str:
+    """What a share of images with a certificate is called."""
+    return "certified accuracy" if labelled else "certified share"
+
+
 @dataclasses.dataclass(frozen=True)
 class Radii:
     """The radii of one method on some images of a data set.
@@ -42,6 +47,9 @@ class Radii:
         radius: (images,) in pixel units, 0 without a certificate.
         slack: a radius counts at r when it is at least r less this.
         q: the second law, where there is one and it matters which.
+        wrong: how many images have a certificate of a class that is not their label; they have
+            radius 0 here.
+        labelled: whether the images' labels are known; else the radii are of the predicted classes.
     """
 
     method: str
@@ -54,6 +62,8 @@ class Radii:
     radius: Float64[np.ndarray, " images"]
     slack: float = 0.0
     q: str = ""
+    wrong: int = 0
+    labelled: bool = True
 
     def share(self, radius: float) -> float:
         """Certified accuracy at `radius`."""
@@ -120,10 +130,13 @@ def by_radius(
             low, high = one.interval(radius)
             cells.append(f"{percent(one.share(radius))} ({percent(low)}–{percent(high)})")
         rows.append([f"{radius:g}", *cells])
-    abstained = [str(int(np.sum(one.radius == 0.0))) for one in found.values()]
+    abstained = [str(int(np.sum(one.radius == 0.0)) - one.wrong) for one in found.values()]
     means = [rounded_down(one.mean) for one in found.values()]
     rows += [["images", *(str(len(one.radius)) for one in found.values())]]
-    rows += [["abstain", *abstained], ["mean radius", *means]]
+    rows += [["abstain", *abstained]]
+    if any(one.wrong for one in found.values()):
+        rows += [["another class", *(str(one.wrong) for one in found.values())]]
+    rows += [["mean radius", *means]]
     return PaperTable(name, title, ["radius", *found], rows, 1, note)
 
 

@@ -98,7 +98,10 @@ function charts() {
   Plotly.react("curves", data.curves.map((curve) => ({
     name: name(curve), x: curve.x, y: curve.y, mode: "lines", line: { shape: "vh" },
     hovertemplate: "radius %{x:.4f}: %{y:.1f}%<extra>%{fullData.name}</extra>",
-  })), layout("Certified accuracy", "radius", "images (%)", {
+  })).concat(data.attacked.map((one) => ({
+    ...one, mode: "lines+markers",
+    hovertemplate: "radius %{x:.4f}: %{y:.1f}%<extra>%{fullData.name}</extra>",
+  }))), layout($("accuracy-heading").textContent, "radius", "images (%)", {
     shapes: [{ type: "line", x0: state.at, x1: state.at, y0: 0, y1: 1, yref: "paper",
       line: { dash: "dot", color: ink, width: 1 } }],
   }), options);

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import re
+import types
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -17,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from dsrs_jax.bounds import interval
-from dsrs_jax.report.accuracy import Radii, percent, rounded_down
-from dsrs_jax.report.figure import curve
+from dsrs_jax.report.accuracy import Radii, percent, rounded_down, share_or_accuracy
+from dsrs_jax.report.figure import Curve, curve
 
 MEANING = (
     "For an image with radius r the smoothed classifier gives this label to every image within "
@@ -54,7 +55,11 @@ class PageRun:
 
 
 def page(
-    title: str, banners: Sequence[str], sentences: Sequence[str], runs: Sequence[PageRun]
+    title: str,
+    banners: Sequence[str],
+    sentences: Sequence[str],
+    runs: Sequence[PageRun],
+    attacked: Mapping[str, Curve] = types.MappingProxyType({}),
 ) -> str:
     """The page's content.
 
@@ -63,9 +68,11 @@ def page(
         banners: what a reader must not miss.
         sentences: what a reader has to know first.
         runs: all of them.
+        attacked: accuracies under attack, in percent, by their names; known at these radii alone.
     """
     from plotly.offline import get_plotlyjs  # takes a third of a second
 
+    labelled = all(one.labelled for run in runs for one in run.radii.values())
     curves, sizes, largest = [], set(), 0.0
     for run in runs:
         for method, found in run.radii.items():
@@ -85,6 +92,9 @@ def page(
     sheets = [_sheet(run) for run in runs]
     data = {
         "curves": curves,
+        "attacked": [
+            {"name": name, "x": x.tolist(), "y": y.tolist()} for name, (x, y) in attacked.items()
+        ],
         "intervals": {size: _intervals(size) for size in sorted(sizes)},
         "largest": math.ceil(largest * 100) / 100,
         "runs": [
@@ -106,6 +116,7 @@ def page(
         "title": html.escape(title),
         "sentences": "".join(said),
         "meaning": html.escape(MEANING),
+        "accuracy": share_or_accuracy(labelled).capitalize(),
         "settings": settings,
         "sheets": "".join(
             f".sheet-{number} {{ background-image: url({sheet[1]}); }}\n"

@@ -29,15 +29,16 @@ from dsrs_jax import data, noise, report
 from dsrs_jax.bounds import Protocol
 from dsrs_jax.certify import Budget, Stopping, certify_table, compile_ahead
 from dsrs_jax.models import BaseClassifier
-from dsrs_jax.run import draws, ending, remarks
+from dsrs_jax.run import draws, ending, pilot, remarks
 from dsrs_jax.run import settings as options
+from dsrs_jax.run.gathering import gather
 from dsrs_jax.run.model import Use, classifier_of
 from dsrs_jax.run.spending import SpendingOptions, left, rule, say_draws
 from dsrs_jax.run.stages import Stages
 from dsrs_jax.system.devices import use_all_cores
-from dsrs_jax.system.errors import IncompleteError, UserError
+from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.files import folder_or_bucket, write_whole
-from dsrs_jax.system.heartbeat import Heartbeat, wait_for_others
+from dsrs_jax.system.heartbeat import Heartbeat
 from dsrs_jax.system.options import group, option, without
 from dsrs_jax.system.processes import Group
 from dsrs_jax.votes import (
@@ -69,6 +70,7 @@ class Settings:
     protocol: options.ProtocolOptions = group(options.ProtocolOptions)
     spending: SpendingOptions = group(SpendingOptions)
     images: options.ImageOptions = group(options.ImageOptions)
+    choice: options.ChoiceOptions = group(options.ChoiceOptions)
     out: str | None = option(None, "folder or bucket; runs/DATASET", metavar="DIR", often=True)
     prove: bool = option(False, "prove every radius in ball arithmetic", often=True)
     draws: str | None = option(None, "sound, where that is cheap", choices=draws.KINDS)
@@ -79,12 +81,7 @@ class Settings:
     compilation: options.CompilationOptions = group(options.CompilationOptions)
 
     def __post_init__(self) -> None:
-        if self.batch is not None and self.batch <= 0:
-            raise UserError(f"--batch must be positive, got {self.batch}")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"--seed must lie in [0, 2^32), got {self.seed}")
-        if not self.patience > 0.0:
-            raise UserError(f"--patience must be positive, got {self.patience:g}")
+        options.check_numbers(self.seed, self.batch, self.patience)
 
 
 def run(settings: Settings, words: Sequence[str]) -> None:
@@ -106,9 +103,8 @@ def run(settings: Settings, words: Sequence[str]) -> None:
     use_all_cores()
     console, stages = Console(), Stages()
     again = shlex.join(["dsrs-jax", "certify", *without(options.ProcessOptions, words)])
-    second = settings.extra.laws()
     out = folder_or_bucket(settings.out or Path("runs") / settings.data.dataset, "--out")
-    dataset = settings.data.load()
+    dataset = settings.data.load(labels=not settings.choice.draws)
     source = f"{settings.data.dataset} {settings.data.split}"
     indices = list(settings.images.chosen(len(dataset), source))
     protocol = settings.protocol.protocol()
@@ -117,18 +113,25 @@ def run(settings: Settings, words: Sequence[str]) -> None:
         with settings.processes.rendezvous() as processes:
             first = processes.process == 0
             needed = first or settings.spending.goal is not None
-            compiled = compile_ahead(1 + len(second)) if needed else _nothing
+            compiled = compile_ahead(settings.extra.most_laws) if needed else _nothing
             with stages("model"):
                 use = Use(
                     dataset, indices, len(indices) * settings.protocol.n,
                     earlier_settings(out).get("backend", "").split("+"), processes, settings.seed,
                 )  # fmt: skip
                 classifier = classifier_of(settings.model, settings.law, use, out, console)
-            labels = _labels_to_tell(settings, dataset, classifier)
+            labels = remarks.labels_to_tell(settings.data.classes, dataset, classifier)
             law = settings.law.law(classifier.metadata.image_shape, classifier.metadata)
-            n, spending = settings.protocol.n, settings.spending
-            plan = SamplingPlan(law, second, n, spending.looks(n), spending.times)
+            spending, n0 = settings.spending, settings.choice.draws
             spending.refuse_other_looks(earlier_settings(out))
+            with stages("pilot"):
+                second, n, base_share, tried = pilot.chosen_for_all(
+                    settings.extra, earlier_settings(out), dataset, indices, classifier, law,
+                    protocol, settings.protocol.n, spending, n0,
+                    seed=settings.seed, first=first, console=console,
+                )  # fmt: skip
+            protocol = dataclasses.replace(protocol, base_share=base_share)
+            plan = SamplingPlan(law, second, n, spending.looks(n), spending.times, n0)
             if first and not (out / CONFIG_FILE).exists():
                 with stages("certification"):
                     compiled()
@@ -141,7 +144,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             with stages("certification"):
                 compiled()
                 goes_on = rule(spending, plan, protocol, grid, len(indices), processes.processes)
-            identity = _identity(settings, plan, classifier, dataset, grid)
+            identity = _identity(settings, plan, protocol, classifier, dataset, grid)
             if labels:
                 identity["class_labels"] = labels
             tell = functools.partial(console.print, soft_wrap=True, markup=False, highlight=False)
@@ -154,6 +157,8 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             missing = left(goes_on, plan, folder.records, indices)
             if first:
                 _keep_command(out, again, dataset, indices)
+                if tried:
+                    write_whole(out / pilot.PILOT_FILE, tried)
             stack.enter_context(Heartbeat(out, processes.process, settings.patience))
 
         def to_draw() -> list[int]:
@@ -161,14 +166,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             return [one for one in found if one not in folder.records or folder.has(one)]
 
         if first and labels:
-            said = ", ".join(f"{name} {label}" for name, label in list(labels.items())[:20])
-            more = f" and {len(labels) - 20} more ({CONFIG_FILE})" if len(labels) > 20 else ""
-            console.print(
-                f"{len(labels)} of the model's {classifier.metadata.classes} classes are here; "
-                f"labels: {said}{more}.",
-                soft_wrap=True,
-                markup=False,
-            )
+            remarks.tell_labels(labels, classifier, console)
         if first and 0 < len(missing) < len(indices):
             console.print(
                 f"{len(indices) - len(missing)} of {len(indices)} images were done before."
@@ -177,11 +175,11 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             _confirm(dataset, [index for index in indices if folder.has(index)], folder, console)
         with stages("sampling"):
             share = missing[processes.process :: processes.processes]
-            _sample(settings, plan, classifier, dataset, grid, share, folder, processes,
+            _sample(settings, plan, protocol, classifier, dataset, grid, share, folder, processes,
                     to_draw, goes_on, console)  # fmt: skip
             if not first:
                 return
-            _gather(to_draw, folder, processes, settings.patience, again, console)
+            gather(to_draw, folder, processes, settings.patience, again, tell)
         records = [folder.records[index] for index in indices]
         with stages("certification"):
             compiled()
@@ -196,11 +194,13 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             title = (
                 f"{source}, {len(indices)} images; {most}, α = {protocol.alpha:g}\n"
                 f"{noise.describe(law)}; {draws.describe(grid)} draws"
+                + (f"; classes by {plan.n0:,} draws" if plan.n0 else "")
             )
             alone = "Neyman-Pearson, of DSRS's draws" if spending.radii else "Neyman-Pearson"
             methods = {alone: table.neyman_pearson.radius, "DSRS": table.radius}
             tables = {ending.CERTIFICATES_FILE: table}
-            ending.write(out, tables, methods, title, console, spending.radii)
+            counted = ending.whose(table.votes)
+            ending.write(out, tables, methods, title, console, spending.radii, *counted)
     ending.say_not_finite(plan, records, console)
     remarks.tell_copies(records, console)
     whole = len(missing) == len(indices) and processes.processes == 1
@@ -218,6 +218,7 @@ def _nothing() -> None:
 def _identity(
     settings: Settings,
     plan: SamplingPlan,
+    protocol: Protocol,
     classifier: BaseClassifier,
     dataset: data.Dataset,
     grid: int | None,
@@ -231,8 +232,12 @@ def _identity(
         "k": plan.law.k,
         "eta": plan.law.eta,
         **{f"q_{kind}": [extra.value for extra in plan.of_kind(kind)] for kind in Kind},
+        "share_p": protocol.base_share,
+        "pilot": pilot.described(settings.extra, settings.protocol.n),
         "n": plan.n,
         "looks": settings.spending.described,
+        "label": settings.choice.label,
+        "n0": settings.choice.draws or None,
         "alpha": settings.protocol.alpha,
         "bounds": settings.protocol.bounds,
         "draws": draws.describe(grid),
@@ -252,20 +257,6 @@ def _keep_command(
     """For reports: what this run is, and how much of it there is to be."""
     made = {"command": command, "images": len(indices), "image_shape": dataset.image_shape}
     write_whole(out / COMMAND_FILE, json.dumps(made, indent=2) + "\n")
-
-
-def _labels_to_tell(
-    settings: Settings, dataset: data.Dataset, classifier: BaseClassifier
-) -> dict[str, int]:
-    """Labels of the class folders, unless they are just the model's classes in the names' order."""
-    classes = classifier.metadata.classes
-    if settings.data.classes is not None and dataset.classes != classes:
-        raise UserError(
-            f"--classes {settings.data.classes} names {dataset.classes} classes, the model has "
-            f"{classes}; give one name for each, in the model's order"
-        )
-    labels = dict(dataset.class_labels)
-    return {} if list(labels.values()) == list(range(classes)) else labels
 
 
 def _announce_largest_radius(plan: SamplingPlan, protocol: Protocol, console: Console) -> None:
@@ -312,6 +303,7 @@ def _confirm(
 def _sample(
     settings: Settings,
     plan: SamplingPlan,
+    protocol: Protocol,
     classifier: BaseClassifier,
     dataset: data.Dataset,
     grid: int | None,
@@ -343,7 +335,8 @@ def _sample(
     what = "sampling" if processes.processes == 1 else f"sampling ({processes.process})"
     while missing:
         with report.progress(console, what, len(missing), "images") as advance:
-            collect(plan, settings.protocol.protocol(), sampler, examples, folder, advance, goes_on)
+            collect(plan, protocol, sampler, examples, folder, advance,
+                    goes_on, classifier.metadata.classes)  # fmt: skip
         # A budget is spent in rounds, each after the counts of the last.
         missing = to_draw() if isinstance(goes_on, Budget) else []
         examples = data.read_ahead(dataset, missing)
@@ -362,30 +355,3 @@ def _find_batch(
     if sampler.batch is None and images * plan.n >= _WORTH_TUNING:
         black = np.zeros(image_shape, dtype=np.float32)  # which lies on every grid
         folder.remember_batch(device, sampler.tune(black, plan.law, images * plan.n))
-
-
-def _gather(
-    to_draw: Callable[[], list[int]],
-    folder: RecordFolder,
-    processes: Group,
-    patience: float,
-    again: str,
-    console: Console,
-) -> None:
-    """Waits for the records of the other processes."""
-
-    def absent() -> list[int]:
-        folder.refresh()
-        return to_draw()
-
-    lost: list[int] = []
-    if processes.processes > 1 and absent():
-        others = range(1, processes.processes)
-        console.print(f"This process's share is done; waiting for {len(others)} others.")
-        lost = wait_for_others(folder.path, others, patience, lambda: not absent())
-    if missing := absent():
-        who = ", ".join(str(process) for process in lost) or "none that is known of"
-        raise IncompleteError(
-            f"{ending.some(missing)} missing (lost processes: {who}); all else "
-            f"is kept. This completes them, with any number of processes: {again}"
-        )

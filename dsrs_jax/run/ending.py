@@ -20,7 +20,7 @@ from dsrs_jax.proof.rows import parse
 from dsrs_jax.proof.schema import Method
 from dsrs_jax.system.errors import IncompleteError, UserError
 from dsrs_jax.system.files import is_remote, write_whole
-from dsrs_jax.votes import SamplingPlan, State, drawn, not_finite
+from dsrs_jax.votes import SamplingPlan, State, VoteTable, drawn, not_finite
 
 CERTIFICATES_FILE, PICTURE_FILE = "certificates.csv", "report.png"
 NOT_PROVED = "not every radius is proved: the columns proof_np and proof_dsrs say which, and why"
@@ -34,12 +34,31 @@ def write(
     title: str,
     console: Console,
     wanted: Sequence[float] = (),
+    wrong: NDArray[np.bool_] | None = None,
+    labelled: bool = True,
 ) -> None:
-    """Writes tables and picture, prints certified accuracies; at `wanted` radii or round ones."""
+    """Writes tables and picture, prints certified accuracies; at `wanted` radii or round ones.
+
+    `wrong` and `labelled` are of the images (`whose`).
+    """
     for name, table in tables.items():
         write_whole(folder / name, schema.text(schema.columns(table)))
-    write_whole(folder / PICTURE_FILE, report.curves(methods, title, wanted))
-    console.print(report.accuracy_table(methods, wanted))
+    right = {m: radii if wrong is None else radii * ~wrong for m, radii in methods.items()}
+    write_whole(folder / PICTURE_FILE, report.curves(right, title, wanted, labelled))
+    console.print(report.accuracy_table(methods, wanted, wrong, labelled))
+
+
+def whose(table: VoteTable) -> tuple[NDArray[np.bool_] | None, bool]:
+    """Which images' votes are of a class that is not their label, and whether labels are known.
+
+    None of them is where the votes are those of the label.
+    """
+    if table.chosen is None:
+        return None, True
+    known = table.true_label >= 0
+    if not np.any(known):
+        return None, False
+    return known & (table.label != table.true_label), True
 
 
 def prove(

@@ -18,7 +18,7 @@ from dsrs_jax.certify import certify_table
 from dsrs_jax.proof import rows as proof_rows
 from dsrs_jax.proof import schema
 from dsrs_jax.report import Radii, thumbnail
-from dsrs_jax.run import certify, ending, smoothing_log
+from dsrs_jax.run import certify, ending, pilot, smoothing_log
 from dsrs_jax.run.spending import rule
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.options import parse
@@ -69,7 +69,7 @@ class Finished:
         """What a page shows of each image, by column; numbers as numbers."""
         shown: dict[str, list[Any]] = {
             name: [int(float(cell)) for cell in self.columns[name]]
-            for name in ("index", "label", "predict", "votes", "n")
+            for name in ("index", "label", "true_label", "predict", "votes", "n")
             if name in self.columns
         }
         if "lower_np" in self.columns:
@@ -92,7 +92,7 @@ class Finished:
         if not self.command:
             raise UserError("nobody says where its images are")
         try:
-            dataset = _options_of(self.command).data.load()
+            dataset = _options_of(self.command).data.load(labels=False)
         except (ValueError, SystemExit):
             raise UserError("its command is of another version") from None
         found = {}
@@ -195,9 +195,15 @@ def _of_columns(
         remarks.append(f"{unreadable} images could not be read: they count as not certified.")
     dataset = " ".join(str(settings[key]) for key in ("dataset",) if key in settings)
 
+    another, labelled = _of_another_class(columns)
+    if any(one == schema.PREDICTED for one in columns.get("label_from", [])):
+        remarks.append(_what_is_counted(columns["n0"][0], labelled))
+
     def radii(method: str, found: np.ndarray) -> Radii:
         training = str(settings.get("arch", ""))
-        return Radii(method, name, dataset, training, sigma, k, index, found)
+        right, wrong = np.where(another, 0.0, found), int(np.sum(another & (found > 0.0)))
+        return Radii(method, name, dataset, training, sigma, k, index, right,
+                     wrong=wrong, labelled=labelled)  # fmt: skip
 
     found = {NEYMAN_PEARSON: radii(NEYMAN_PEARSON, radius[schema.Method.NEYMAN_PEARSON])}
     if proof_rows.law_names(columns):  # else there is no second law
@@ -205,6 +211,30 @@ def _of_columns(
     command = str(made.get("command", ""))
     planned = made.get("images")
     return Finished(name, settings, command, planned, columns, index, found, tuple(remarks))
+
+
+def _of_another_class(columns: dict[str, list[str]]) -> tuple[np.ndarray, bool]:
+    """(images,) whose certificate is known to be of a class that is not the label; and whether
+    labels are known where classes were predicted."""
+    size = len(columns["index"])
+    if schema.PREDICTED not in columns.get("label_from", []):
+        return np.zeros(size, dtype=bool), True
+    try:
+        label, true_label = (
+            np.array([schema.as_whole(cell) for cell in columns[name]])
+            for name in ("label", "true_label")
+        )
+    except (KeyError, ValueError) as error:
+        raise UserError(f"certificates.csv has predicted classes, and {error}") from None
+    known = true_label >= 0
+    return known & (label != true_label), bool(np.any(known))
+
+
+def _what_is_counted(draws: str, labelled: bool) -> str:
+    said = f"The class of each certificate is the one that {draws} draws of its own chose"
+    if labelled:
+        return f"{said}; an image counts where that is its label."
+    return f"{said}; no labels are known, so shares are of certified images, right or wrong."
 
 
 def _half_finished(path: Path, name: str, config: dict[str, Any], made: dict[str, Any]) -> Finished:
@@ -220,8 +250,12 @@ def _half_finished(path: Path, name: str, config: dict[str, Any], made: dict[str
             "finish it: the same certify command goes on"
         ) from None
     law = noise.generalized_gaussian(math.prod(shape), sigma, k, eta)
-    n, spending, protocol = settings.protocol.n, settings.spending, settings.protocol.protocol()
-    plan = SamplingPlan(law, settings.extra.laws(), n, spending.looks(n), spending.times)
+    spending, protocol = settings.spending, settings.protocol.protocol()
+    chosen = pilot.recorded(config) or pilot.given(settings.extra, settings.protocol.n)
+    protocol, n = dataclasses.replace(protocol, base_share=chosen.base_share), chosen.n
+    plan = SamplingPlan(
+        law, chosen.second, n, spending.looks(n), spending.times, settings.choice.draws
+    )
     remarks: list[str] = []
 
     def problem(record: dict[str, Any]) -> str | None:

@@ -17,7 +17,7 @@ from dsrs_jax.data import ArrayDataset, from_arrays
 from dsrs_jax.models import DTYPES, BaseClassifier
 from dsrs_jax.run import draws as kinds
 from dsrs_jax.run.model import Use, check_fit, of_name, of_object
-from dsrs_jax.run.settings import BACKENDS, DEFAULT_INSIDE, LawOptions, ModelOptions
+from dsrs_jax.run.settings import BACKENDS, DEFAULT_INSIDE, DEFAULT_N0, LawOptions, ModelOptions
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.processes import Group
 from dsrs_jax.votes import count_votes
@@ -32,13 +32,14 @@ _WHAT = (
 def certify_images(
     classifier: Any,
     images: ArrayLike,
-    labels: ArrayLike,
+    labels: ArrayLike | None = None,
     *,
     sigma: float | None = None,
     k: float | None = None,
     eta: float | None = None,
     n: int = 50_000,
     alpha: float = 0.001,
+    n0: int = DEFAULT_N0,
     inside: Sequence[float] = DEFAULT_INSIDE,
     seed: int = 0,
     layout: str = "NHWC",
@@ -56,13 +57,15 @@ def certify_images(
             JAX can trace, which take (N, H, W, C); what `load_model` returns; or whatever
             `--model` takes, as text or path.
         images: (N, H, W, C), uint8, or floats in [0, 1].
-        labels: (N,) the class of each image, from 0.
+        labels: (N,) the class of each image, from 0. None: `n0` draws of their own choose it, and
+            a radius of 0 is an abstention (`--label predicted`).
         sigma: of the noise, pixels in [0, 1]; by itself the one of the model's training, if it
             says so.
         k, eta: of generalized Gaussian noise; by themselves the training's, else 0 and 2, which is
             the Gaussian.
         n: draws of each image.
         alpha: failure probability of each certificate.
+        n0: draws that choose the class of an image without a label.
         inside: quantiles of P at which it is truncated for a second law, each in (0, 1). None
             leaves Neyman-Pearson alone.
         seed: of all draws.
@@ -73,7 +76,8 @@ def certify_images(
         quiet: whether to print nothing: no progress, no advice.
 
     Returns:
-        The table: `radius` (N,) of DSRS, `neyman_pearson.radius`, `status`, `votes`.
+        The table: `radius` (N,) of DSRS, `neyman_pearson.radius`, `status`, `votes`, whose `label`
+        is the class that is certified.
 
     Raises:
         UserError: in one line what is wrong with an argument.
@@ -87,6 +91,8 @@ def certify_images(
         if value not in known:
             shown = ", ".join(str(one) for one in known)
             raise UserError(f"unknown {name} {value!r}; known: {shown}")
+    if n0 < 1:
+        raise UserError(f"n0 must be positive, got {n0}")
     protocol = Protocol(alpha)
     console = Console(quiet=quiet)
     dataset = _dataset(images, labels, layout)
@@ -111,23 +117,24 @@ def certify_images(
         votes = count_votes(
             model,
             dataset.images,
-            dataset.labels,
+            None if labels is None else dataset.labels,
             law,
             n,
             inside=[law.truncated(quantile) for quantile in inside],
             seed=seed,
             grid=grid,
+            n0=n0,
             advance=advance,
         )
     return certify_table(votes, protocol)
 
 
-def _dataset(images: ArrayLike, labels: ArrayLike, layout: str) -> ArrayDataset:
+def _dataset(images: ArrayLike, labels: ArrayLike | None, layout: str) -> ArrayDataset:
     pixels = np.asarray(images)
     if layout == "NCHW" and pixels.ndim == 4:
         pixels = np.ascontiguousarray(np.moveaxis(pixels, 1, -1))
     try:
-        return from_arrays(pixels, np.asarray(labels), "arrays", "test")
+        return from_arrays(pixels, None if labels is None else np.asarray(labels), "arrays", "test")
     except ValueError as error:
         raise UserError(f"{_WHAT}: {error}") from None
 

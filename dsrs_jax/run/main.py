@@ -1,4 +1,4 @@
-"""The command: dsrs-jax certify | published | train | convert | report | audit | prove."""
+"""The command: dsrs-jax certify, predict, train, prove and the others (`COMMANDS`)."""
 
 from __future__ import annotations
 
@@ -27,11 +27,19 @@ COMMANDS = {
     "certify": _Command(
         "certified radii for a data set and a model", "the same command continues this run"
     ),
+    "attack": _Command(
+        "attacked accuracy: upper bounds beside certified ones",
+        "the same command continues this attack",
+    ),
+    "predict": _Command("classes of images under noise, or abstentions", _NOTHING_WRITTEN),
     "published": _Command("certified radii from published votes, in seconds", _NOTHING_WRITTEN),
     "train": _Command("trains a base classifier under noise", "--resume continues it"),
     "convert": _Command("makes a model of a PyTorch checkpoint", _NOTHING_WRITTEN),
     "report": _Command(
         "tables and figures of runs, or of published data", "what was written stays"
+    ),
+    "study": _Command(
+        "the paper's studies, as tables and pictures", "studies that were done are written"
     ),
     "audit": _Command("asks of a log of radii which votes allow them", _NOTHING_WRITTEN),
     "prove": _Command("proves finished certificates, without JAX or the model", "nothing is lost"),

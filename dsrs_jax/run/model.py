@@ -29,6 +29,7 @@ from dsrs_jax.models import (
     as_pytree,
     input_scaling,
     load_model,
+    metadata_of,
     save_model,
 )
 from dsrs_jax.run import backend, trial
@@ -274,6 +275,22 @@ def _of_pytorch(
         first=use.first,
         console=console,
     )
+
+
+def image_shape_of(options: ModelOptions) -> tuple[int, int, int] | None:
+    """(H, W, C) that the first --model says by itself: a folder, a run, or a checkpoint.
+
+    None of code and of programs: they take the images that they are given.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    text = options.model[0]
+    of_timm = options.arch is not None and options.arch.startswith(TIMM_NETWORK)
+    if of_timm or is_user_code(text) or Path(text).suffix == _PROGRAM:
+        return None
+    folder = model_folder(text, options.arch, options.input_scaling, options.weights)
+    return metadata_of(folder).image_shape
 
 
 def model_folder(

@@ -1,4 +1,4 @@
-"""What a run remarks about its images: a model that knows none of them, and copies."""
+"""What a run remarks about its images: their labels, a model that knows none of them, copies."""
 
 from __future__ import annotations
 
@@ -9,12 +9,45 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from dsrs_jax.data import Example
+from dsrs_jax.data import UNLABELLED, Dataset, Example
 from dsrs_jax.models import BaseClassifier
 from dsrs_jax.run.trial import logits_of
+from dsrs_jax.system.errors import UserError
+from dsrs_jax.votes.records import CONFIG_FILE
 
+_NAMED = 20  # class folders
 _LOOKED_AT = 100  # images
 _FEWEST = 10  # of fewer a tenth says nothing
+
+
+def labels_to_tell(
+    class_file: str | None, dataset: Dataset, classifier: BaseClassifier
+) -> dict[str, int]:
+    """Labels of the class folders, unless they are just the model's classes in the names' order.
+
+    Raises:
+        UserError: `class_file`, of --classes, has not a name for each of the model's classes.
+    """
+    classes = classifier.metadata.classes
+    if class_file is not None and dataset.classes not in (0, classes):
+        raise UserError(
+            f"--classes {class_file} names {dataset.classes} classes, the model has {classes}; "
+            "give one name for each, in the model's order"
+        )
+    labels = dict(dataset.class_labels)
+    return {} if list(labels.values()) == list(range(classes)) else labels
+
+
+def tell_labels(labels: Mapping[str, int], classifier: BaseClassifier, console: Console) -> None:
+    """Says which label each class folder has (`labels_to_tell`)."""
+    said = ", ".join(f"{name} {label}" for name, label in list(labels.items())[:_NAMED])
+    more = f" and {len(labels) - _NAMED} more ({CONFIG_FILE})" if len(labels) > _NAMED else ""
+    console.print(
+        f"{len(labels)} of the model's {classifier.metadata.classes} classes are here; "
+        f"labels: {said}{more}.",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 def look_first(
@@ -28,7 +61,7 @@ def look_first(
     remaining = iter(examples)
     first = list(itertools.islice(remaining, _LOOKED_AT))
     readable = [example for example in first if example.image is not None]
-    if len(readable) >= _FEWEST:
+    if len(readable) >= _FEWEST and readable[0].label != UNLABELLED:
         images = np.stack([one.image for one in readable if one.image is not None])
         answers = np.argmax(logits_of(classifier, images), axis=1)
         right = int(np.sum(answers == np.array([one.label for one in readable])))

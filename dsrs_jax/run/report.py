@@ -3,9 +3,9 @@
   dsrs-jax report runs/mnist runs/mnist_100 --out results
   dsrs-jax report --published DIR --out results
 
-A RUN is the folder of a run (half a run, too), a certificates.csv, or a log in Cohen et al.'s
-format. It writes into --out: report.html, one page to open from disk (of runs); results.md with
-all tables, tables/*.csv and *.tex (booktabs), figures/*.png and *.pdf.
+A RUN is the folder of a run or an attack (half of one, too), a certificates.csv, or a log in Cohen
+et al.'s format. It writes into --out: report.html, one page to open from disk (of runs);
+results.md with all tables, tables/*.csv and *.tex (booktabs), figures/*.png and *.pdf.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.console import Console
 
 from dsrs_jax import report
 from dsrs_jax.report import PageRun, PaperTable, Radii, rounded_down
-from dsrs_jax.run import smoothing_log
+from dsrs_jax.run import report_attack, smoothing_log
 from dsrs_jax.run.finished import DSRS, NEYMAN_PEARSON, Finished, read_run
 from dsrs_jax.run.report_published import from_published, published_radii
 from dsrs_jax.run.settings import CompilationOptions
@@ -64,13 +64,20 @@ class Settings:
 
 @dataclasses.dataclass
 class Page:
-    """What results.md says: banners, sentences, tables, figures by (name, title)."""
+    """What results.md says: banners, sentences, tables, figures by (name, title).
+
+    `labelled`: whether all images' labels are known; `attacked`: what attacks add to figures.
+    """
 
     title: str
     banners: list[str]
     sentences: list[str]
     tables: list[PaperTable]
     figures: dict[tuple[str, str], dict[str, report.Curve]]
+    labelled: bool = True
+    attacked: dict[tuple[str, str], dict[str, report.Curve]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def write(self, out: Path) -> None:
         """Writes all files, results.md last."""
@@ -83,7 +90,9 @@ class Page:
         lines += [f"{one}\n" for one in self.sentences]
         for (name, title), curves in self.figures.items():
             for kind in ("png", "pdf"):
-                write_whole(out / "figures" / f"{name}.{kind}", report.drawn(curves, title, kind))
+                attacked = self.attacked.get((name, title), {})
+                picture = report.drawn(curves, title, kind, (), self.labelled, attacked)
+                write_whole(out / "figures" / f"{name}.{kind}", picture)
             lines.append(f"![{title}](figures/{name}.png)\n")
         lines += [table.markdown() for table in self.tables if table.name != "intervals"]
         write_whole(out / RESULTS_FILE, "\n".join(lines))
@@ -113,7 +122,9 @@ def run(settings: Settings, words: Sequence[str]) -> None:
         shown = _page_runs(runs, settings, page.sentences)
         # Markdown's signs, which the page does not need.
         sentences = [one.replace("**", "").replace("`", "") for one in page.sentences]
-        write_whole(out / PAGE_FILE, report.page(page.title, page.banners, sentences, shown))
+        attacked = {name: one for own in page.attacked.values() for name, one in own.items()}
+        content = report.page(page.title, page.banners, sentences, shown, attacked)
+        write_whole(out / PAGE_FILE, content)
     for sentence in page.banners + page.sentences:
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
     written = f"{out / PAGE_FILE}, {out / RESULTS_FILE}" if runs else f"{out / RESULTS_FILE}"
@@ -140,26 +151,42 @@ def _page_runs(runs: list[Finished], settings: Settings, sentences: list[str]) -
 
 def _of_runs(settings: Settings) -> tuple[Page, list[Finished], list[str]]:
     runs: list[Finished] = []
-    absent = []
+    attacks, absent = [], []
     for path in settings.runs:
         try:
-            runs.append(read_run(Path(path)))
+            if report_attack.is_attack(Path(path)):
+                attacks.append(report_attack.read_attack(Path(path)))
+            else:
+                runs.append(read_run(Path(path)))
         except UserError as error:
             absent.append(str(error))
-    if not runs:
+    if settings.write_log is not None and attacks:
+        raise UserError("--write-log is for a run of certify")
+    if not runs and not attacks:
         raise UserError("; ".join(absent))
     runs = _named_apart(runs)
     if settings.write_log is not None:
         _write_log(Path(settings.write_log), runs[0])
     banners = [f"{run.name}: {run.half}" for run in runs if run.half]
-    page = Page("Certified accuracy", banners, _sentences(runs), [], {})
+    labelled = all(radii.labelled for run in runs for radii in run.radii.values())
+    page = Page(report.share_or_accuracy(labelled).capitalize(), banners, _sentences(runs), [], {},
+                labelled)  # fmt: skip
     everything: list[Radii] = []
     groups = _of_same_images(runs)
     for number, group_ in enumerate(groups, start=1):
         tail = f"-{number}" if len(groups) > 1 else ""
         everything += _show(group_, tail, settings, page)
     radii = settings.radii or report.steps(everything, 0.25) or [0.0]
-    page.tables.append(report.with_intervals("intervals", everything, radii))
+    if everything:
+        page.tables.append(report.with_intervals("intervals", everything, radii))
+    else:
+        page.title = "Attacked accuracy"
+    shown = report_attack.show(attacks, runs)
+    page.banners += shown.banners
+    page.sentences += shown.sentences
+    page.tables += shown.tables
+    page.figures |= shown.certified
+    page.attacked = shown.attacked
     return page, runs, absent
 
 
@@ -234,7 +261,8 @@ def _show(runs: list[Finished], tail: str, settings: Settings, page: Page) -> li
     note = "In brackets the 95% interval of the sample of images. Radii are rounded down."
     if any(DSRS in run.radii for run in runs):
         note += _same_draws(runs)
-    title = f"Certified accuracy (%): {names}"
+    labelled = all(one.labelled for one in found)
+    title = f"{report.share_or_accuracy(labelled).capitalize()} (%): {names}"
     page.tables.append(report.by_radius(f"accuracy{tail}", title, shown, radii, note))
     certified = [run for run in runs if NEYMAN_PEARSON in run.radii]
     if certified:
@@ -318,7 +346,10 @@ def _best(runs: list[Finished], tail: str, radii: Sequence[float]) -> PaperTable
 def _write_log(file: Path, run: Finished) -> None:
     if NEYMAN_PEARSON not in run.radii:
         raise UserError(f"{run.name} is a log already; --write-log is for a run of ours")
-    labels = [int(float(label)) for label in run.columns["label"]]
-    radii = run.radii.get(DSRS, run.radii[NEYMAN_PEARSON]).radius.tolist()
+    predicted = [int(float(label)) for label in run.columns["label"]]
+    labels = [int(float(one)) for one in run.columns.get("true_label", run.columns["label"])]
+    # As the file has them: a log has the radius of the predicted class, right or wrong.
+    radii = run.numbers("radius_dsrs" if DSRS in run.radii else "radius_np").tolist()
     make_folder(file.parent)
-    smoothing_log.write_log(file, zip(run.index.tolist(), labels, radii, strict=True))
+    rows = zip(run.index.tolist(), labels, predicted, radii, strict=True)
+    smoothing_log.write_log(file, rows)

@@ -11,6 +11,7 @@ from dsrs_jax import data, noise
 from dsrs_jax.bounds import Bound, Protocol, Search
 from dsrs_jax.models import AVERAGES, DTYPES, ModelMetadata, architecture, check_scaling
 from dsrs_jax.noise import RadialLaw
+from dsrs_jax.proof import schema
 from dsrs_jax.system import processes
 from dsrs_jax.system.compilation import keep_compiled
 from dsrs_jax.system.errors import UserError
@@ -18,10 +19,27 @@ from dsrs_jax.system.files import refuse_address
 from dsrs_jax.system.options import option
 from dsrs_jax.votes import SecondLaw, second_laws
 
+LABELS = (schema.GIVEN, schema.PREDICTED)  # whose class is certified
+DEFAULT_N0 = 100  # draws that choose a class
 BACKENDS = ("auto", "jax", "torch", "torch-compiled")
 DEFAULT_INSIDE = (0.2, 0.4, 0.6, 0.8)  # quantiles of P at which it is truncated
+AUTO = "auto"  # second laws by a pilot
 TIMM = "timm"  # an input scaling: what timm's own record of a model says
 TIMM_NETWORK = "timm:"  # before the name of an architecture of timm's
+
+
+def check_numbers(seed: int, batch: int | None = None, patience: float = 1.0) -> None:
+    """Refuses what --seed, --batch and --patience must not be.
+
+    Raises:
+        UserError: one is outside its domain.
+    """
+    if batch is not None and batch <= 0:
+        raise UserError(f"--batch must be positive, got {batch}")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed must lie in [0, 2^32), got {seed}")
+    if not patience > 0.0:
+        raise UserError(f"--patience must be positive, got {patience:g}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +58,28 @@ class DatasetOptions:
         local=True,
     )
 
-    def load(self) -> data.Dataset:
-        """The data set."""
-        return data.load(self.dataset, self.split, self.data_dir, self.classes)
+    def load(self, *, labels: bool = True) -> data.Dataset:
+        """The data set; `labels` says whether its labels are needed."""
+        return data.load(self.dataset, self.split, self.data_dir, self.classes, labels=labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class ChoiceOptions:
+    """Class that is certified."""
+
+    label: str = option("given", "class certified", choices=LABELS, often=True)
+    n0: int | None = option(None, "draws that choose a predicted label (100)", metavar="N0")
+
+    def __post_init__(self) -> None:
+        if self.n0 is not None and self.label != schema.PREDICTED:
+            raise UserError("--n0 goes with --label predicted")
+        if self.n0 is not None and self.n0 < 1:
+            raise UserError(f"--n0 must be positive, got {self.n0}")
+
+    @property
+    def draws(self) -> int:
+        """That choose the class of an image; 0 where it is the data set's label."""
+        return (self.n0 or DEFAULT_N0) if self.label == schema.PREDICTED else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +87,8 @@ class ImageOptions:
     """Which images."""
 
     skip: int = option(1, "every SKIP-th image", metavar="SKIP", often=True)
-    start: int = option(0, "first index", metavar="I")
-    stop: int = option(-1, "index after the last; -1: to the end", metavar="I")
+    start: int = option(0, "first index", metavar="I", often=True)
+    stop: int = option(-1, "index after the last; -1: to the end", metavar="I", often=True)
 
     def __post_init__(self) -> None:
         if self.skip < 1:
@@ -149,13 +186,26 @@ class SecondLawOptions:
     )
     q_sigma: tuple[float, ...] = option((), "P with another sigma", metavar="B")
     q_threshold: tuple[str, ...] = option(
-        (), "P truncated at b, or by the paper's rules", metavar="b|x|x+|x2|x2+"
+        (), "P truncated at b, or by a rule: x, x+, x2, x2+", metavar="b|RULE"
     )
+    q: str | None = option(None, "chosen by draws of other images", choices=(AUTO,))
+    pilot: int = option(2_000, "draws of each of these", metavar="N")
+
+    def __post_init__(self) -> None:
+        if self.pilot < 1:
+            raise UserError(f"--pilot must be positive, got {self.pilot}")
+        if self.q == AUTO and (self.q_inside or self.q_sigma or self.q_threshold):
+            raise UserError("--q auto chooses the second laws; leave out the other --q options")
 
     def laws(self) -> tuple[SecondLaw, ...]:
         """All that were given, or the default."""
         given = second_laws(self.q_inside, self.q_sigma, self.q_threshold)
         return given or second_laws(DEFAULT_INSIDE)
+
+    @property
+    def most_laws(self) -> int:
+        """P and its second laws, as many as there may be."""
+        return 1 + len(self.laws())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -105,11 +105,11 @@ def _line(words: list[str]) -> LogLine:
     return LogLine(index, label, predict, float(words[3]), correct == 1, words[3])
 
 
-def write_log(file: Path, rows: Iterable[tuple[int, int, float]]) -> None:
-    """Writes (index, label, radius) as a log: our certificates are of the label, or abstain."""
+def write_log(file: Path, rows: Iterable[tuple[int, int, int, float]]) -> None:
+    """Writes (index, label, class, radius) as a log: without a radius the class is abstained."""
     lines = ["\t".join(HEADER)]
-    for index, label, radius in rows:
-        right = radius > 0.0
-        said = [index, label, label if right else ABSTAINED, rounded_down(radius), int(right)]
+    for index, label, predicted, radius in rows:
+        said = [index, label, predicted if radius > 0.0 else ABSTAINED, rounded_down(radius)]
+        said.append(int(radius > 0.0 and predicted == label))
         lines.append("\t".join(map(str, [*said, "0:00:00"])))
     write_whole(file, "\n".join(lines) + "\n")

@@ -91,6 +91,13 @@ def examine(
         )
     if scaling is None:
         return
+    if not dataset.classes:
+        console.print(
+            "Nobody says the input scaling (--input-scaling), and without labels none can be "
+            "tried: pixels go in as they are.",
+            soft_wrap=True,
+        )
+        return
     accuracy = {"as it is": _percent(logits, labels)}
     if accuracy["as it is"] < 100.0 - _DIFFERENCE:
         for text, other in _others(dataset, scaling).items():

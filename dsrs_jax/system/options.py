@@ -131,7 +131,9 @@ def _parser(kind: type, program: str, description: str) -> argparse.ArgumentPars
             _add(first, field, found, hint)
         else:
             rest.append((owner, field, found, hint))
+    alone = [owner for owner, *_ in rest]
     for owner, field, found, hint in rest:
+        owner = kind if alone.count(owner) == 1 else owner  # one option needs no title
         if owner not in groups:
             title = "more" if owner is kind else _title(owner)
             groups[owner] = parser.add_argument_group(title)

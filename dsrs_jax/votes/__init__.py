@@ -1,7 +1,7 @@
 """Votes of a classifier under every law: drawn on all devices, recorded, resumable."""
 
 from dsrs_jax.votes.collection import collect
-from dsrs_jax.votes.counting import count_votes
+from dsrs_jax.votes.counting import ClassVotes, count_classes, count_votes
 from dsrs_jax.votes.kernel import can_be_sound, tile_size
 from dsrs_jax.votes.plan import Kind, SamplingPlan, SecondLaw, second_laws
 from dsrs_jax.votes.record import (
@@ -15,9 +15,11 @@ from dsrs_jax.votes.record import (
 )
 from dsrs_jax.votes.records import RecordFolder, looks_of
 from dsrs_jax.votes.sampler import PendingVotes, Sampler, Votes
-from dsrs_jax.votes.table import Counted, Intervals, LookedAt, SoundDraws, State, VoteTable
+from dsrs_jax.votes.table import Chosen, Counted, Intervals, LookedAt, SoundDraws, State, VoteTable
 
 __all__ = [
+    "Chosen",
+    "ClassVotes",
     "Counted",
     "Intervals",
     "Kind",
@@ -34,6 +36,7 @@ __all__ = [
     "can_be_sound",
     "collect",
     "confirm",
+    "count_classes",
     "count_votes",
     "counted",
     "drawn",

@@ -25,7 +25,16 @@ from dsrs_jax.noise import RadialLaw
 from dsrs_jax.system.output import OutputError
 from dsrs_jax.system.signals import last_words
 from dsrs_jax.votes.plan import Kind, SamplingPlan
-from dsrs_jax.votes.record import AMBIGUOUS, COUNTS, NOT_FINITE, NOTHING, GoesOn, counted, digest
+from dsrs_jax.votes.record import (
+    AMBIGUOUS,
+    COUNTS,
+    NOT_FINITE,
+    NOTHING,
+    PREDICTED,
+    GoesOn,
+    counted,
+    digest,
+)
 from dsrs_jax.votes.records import EARLIER, RecordFolder, looks_of
 from dsrs_jax.votes.sampler import PendingVotes, Sampler, Votes
 from dsrs_jax.votes.table import State
@@ -44,6 +53,7 @@ def collect(
     folder: RecordFolder,
     advance: Callable[[int], None],
     goes_on: GoesOn | None = None,
+    classes: int | None = None,
 ) -> None:
     """Draws all that the plan asks for on every example, and records it.
 
@@ -57,6 +67,7 @@ def collect(
         folder: where the records go; what is finished is written also when the run is ended.
         advance: called with the number of images that were finished.
         goes_on: where the plan has looks: which images are drawn further after each.
+        classes: of the classifier, where the plan has draws that choose one.
     """
     waiting: list[dict[str, Any]] = []
     lock = threading.Lock()
@@ -77,6 +88,7 @@ def collect(
             block,
             [folder.records.get(one.index) for one in block],
             goes_on,
+            classes,
         )
         for block in _cut(examples, sampler.devices, folder.records)
     )
@@ -171,6 +183,7 @@ def _draw(
     examples: list[Example],
     earlier: list[dict[str, Any] | None],
     goes_on: GoesOn | None,
+    classes: int | None,
 ) -> _Drawing:
     """Draws all that the plan asks for on the images of a block, after what there is of them."""
     records: list[dict[str, Any]] = []
@@ -199,12 +212,35 @@ def _draw(
         np.array([example.index for example in readable]),
         [record for record in records if "draws" in record],
     )
+    if plan.n0:
+        assert classes is not None
+        yield from _choose(plan, sampler, block, classes)
+        chosen = [record[PREDICTED]["class"] for record in block.records]
+        block = block._replace(labels=np.array(chosen))
     if plan.looks is None:
         yield from _draw_at_once(plan, protocol, sampler, block)
     else:
         assert goes_on is not None
         yield from _draw_in_looks(plan, sampler, block, goes_on)
     return records
+
+
+def _choose(
+    plan: SamplingPlan, sampler: Sampler, block: _Block, classes: int
+) -> Generator[None, None, None]:
+    """Chooses the class of images whose records do not say it: most votes, of equal the lowest."""
+    rows = [i for i, record in enumerate(block.records) if PREDICTED not in record]
+    if not rows:
+        return
+    part = block.only(np.array(rows))
+    pending = sampler.start(
+        part.images, None, plan.law, plan.n0, indices=part.indices, classes=classes
+    )
+    yield
+    votes = pending.result().correct
+    for record, own in zip(part.records, votes, strict=True):
+        best = int(np.argmax(own))
+        record[PREDICTED] = {"class": best, "votes": int(own[best])}
 
 
 def _order(plan: SamplingPlan) -> list[int]:

@@ -12,6 +12,9 @@ fastest generator, but a draw's key can be folded from its number.
 Draws are float32 (`RadialLaw.draw`: image plus noise, both rounded), or sound (`noise.sound`): the
 images are cells of a grid, the noise a number of cells, and what the network sees is their sum,
 rounded once. Everything but the network is then traced in JAX's 64-bit mode (`precision`).
+
+What is counted has columns: cutoffs, within which the label's votes are counted apart, or all
+classes, of which each has its own votes.
 """
 
 from __future__ import annotations
@@ -37,6 +40,9 @@ if TYPE_CHECKING:
     _Leaf = Any
 else:
     _Leaf = Array | np.ndarray  # on the way to the devices
+
+# Cutoffs, the last one infinite; or the classes 0, 1, ..., where votes of all of them are counted.
+Columns = Float[Array, " columns"] | Int32[Array, " columns"]
 
 # What the program's whole numbers hold: seeds and dataset indices are below these, and so is
 # the number of draws of one image under one law. Beyond, they would wrap.
@@ -118,7 +124,7 @@ def precision(grid: int | None) -> AbstractContextManager[None]:
 def count_block(
     model: Callable[[Array], Array],
     block: Block,
-    cutoffs: Float[Array, " cutoffs"],
+    columns: Columns,
     key: Key[Array, ""],
     span: Int32[Array, " two"],
     *,
@@ -126,23 +132,24 @@ def count_block(
     tile: int,
     tiles: int,
     mesh: Mesh,
-) -> Int32[Array, "rows four cutoffs"]:
+) -> Int32[Array, "rows four columns"]:
     """Counts of each row: the draws, the right answers, and the draws that can have no vote.
 
     These are the draws whose logits are not all finite, and those that are ambiguous
     (`noise.sound`; of float32 draws nobody knows, and it is 0). `grid` is the number of the grid's
-    steps in a unit of pixels, None for float32 draws.
+    steps in a unit of pixels, None for float32 draws. Of a column that is a class right is an
+    answer that is this class, whatever the label.
     """
 
     def one_device(
         model: Callable[[Array], Array],
         block: Block,
-        cutoffs: Float[Array, " cutoffs"],
+        columns: Columns,
         key: Key[Array, ""],
         span: Int32[Array, " two"],
-    ) -> Int32[Array, "share four cutoffs"]:
+    ) -> Int32[Array, "share four columns"]:
         return lax.map(
-            lambda one: _count_image(model, one, cutoffs, key, span, grid, tile, tiles), block
+            lambda one: _count_image(model, one, columns, key, span, grid, tile, tiles), block
         )
 
     everywhere, split = PartitionSpec(), PartitionSpec("devices")
@@ -152,32 +159,32 @@ def count_block(
         in_specs=(everywhere, split, everywhere, everywhere, everywhere),
         out_specs=split,
         check_vma=False,
-    )(model, block, cutoffs, key, span)
+    )(model, block, columns, key, span)
 
 
 def _count_image(
     model: Callable[[Array], Array],
     one: Block,
-    cutoffs: Float[Array, " cutoffs"],
+    columns: Columns,
     key: Key[Array, ""],
     span: Int32[Array, " two"],
     grid: int | None,
     tile: int,
     tiles: int,
-) -> Int32[Array, "four cutoffs"]:
-    def count(number: Int32[Array, ""]) -> Int32[Array, "four cutoffs"]:
+) -> Int32[Array, "four columns"]:
+    def count(number: Int32[Array, ""]) -> Int32[Array, "four columns"]:
         seen = draw_tile(one, key, number, grid, tile)
         with jax.enable_x64(False) if grid is not None else contextlib.nullcontext():
             logits = model(seen.images)
-        return count_tile(one, seen, number, logits, cutoffs, span)
+        return count_tile(one, seen, number, logits, columns, span)
 
-    def step(number: Int32[Array, ""], counts: Int32[Array, "four cutoffs"]) -> Array:
+    def step(number: Int32[Array, ""], counts: Int32[Array, "four columns"]) -> Array:
         # Tiles that do not wait for one another: the device may work on them at the same time.
         first = one.begin + number * tiles
         return sum((count(first + i) for i in range(tiles)), counts)
 
     steps = (one.end - one.begin + tiles - 1) // tiles
-    return lax.fori_loop(0, steps, step, jnp.zeros((4, cutoffs.shape[0]), jnp.int32))
+    return lax.fori_loop(0, steps, step, jnp.zeros((4, columns.shape[0]), jnp.int32))
 
 
 class Seen(NamedTuple):
@@ -221,17 +228,22 @@ def count_tile(
     seen: Seen,
     number: Int32[Array, ""],
     logits: Float[Array, "tile classes"],
-    cutoffs: Float[Array, " cutoffs"],
+    columns: Columns,
     span: Int32[Array, " two"],
-) -> Int32[Array, "four cutoffs"]:
+) -> Int32[Array, "four columns"]:
     """What a tile adds to the counts, from the logits of what was seen (`count_block`)."""
-    answer = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    finite = jnp.all(jnp.isfinite(logits), axis=-1)
-    right = (answer == one.labels) & finite & ~seen.ambiguous
-    # What lowers the bound: a right answer counts where it is surely inside, a wrong one where
-    # it may be.
-    level = jnp.where(right, seen.largest_level, seen.smallest_level)
+    answer = jnp.argmax(logits, axis=-1).astype(jnp.int32)[:, None]
+    finite = jnp.all(jnp.isfinite(logits), axis=-1)[:, None]
+    ambiguous = seen.ambiguous[:, None]
     counted = (number < one.end) & (seen.numbers >= span[0]) & (seen.numbers < span[1])
-    inside = (level[:, None] <= cutoffs[None, :]) & counted[:, None]
-    kinds = [inside, *(inside & each[:, None] for each in (right, ~finite, seen.ambiguous))]
+    if jnp.issubdtype(columns.dtype, jnp.integer):  # classes
+        right = (answer == columns[None, :]) & finite & ~ambiguous
+        inside = jnp.broadcast_to(counted[:, None], right.shape)
+    else:
+        right = (answer == one.labels) & finite & ~ambiguous
+        # What lowers the bound: a right answer counts where it is surely inside, a wrong one where
+        # it may be.
+        level = jnp.where(right, seen.largest_level[:, None], seen.smallest_level[:, None])
+        inside = (level <= columns[None, :]) & counted[:, None]
+    kinds = [inside, *(inside & each for each in (right, ~finite, ambiguous))]
     return jnp.sum(jnp.stack(kinds), axis=1, dtype=jnp.int32)

@@ -17,23 +17,23 @@ from jaxtyping import Array, Float, Int32, Key
 from numpy.typing import NDArray
 
 from dsrs_jax.models import Replica
-from dsrs_jax.votes.kernel import Block, Seen, count_tile, draw_tile, precision
+from dsrs_jax.votes.kernel import Block, Columns, Seen, count_tile, draw_tile, precision
 
 
 def count_outside(
     replicas: Sequence[Replica],
     block: Block,
-    cutoffs: Float[Array, " cutoffs"],
+    columns: Columns,
     key: Key[Array, ""],
     span: NDArray[np.int32],
     *,
     grid: int | None,
     tile: int,
-) -> Int32[np.ndarray, "rows four cutoffs"]:
+) -> Int32[np.ndarray, "rows four columns"]:
     """Counts of each row, as `kernel.count_block` returns them; one share of rows a replica."""
     share = len(block.labels) // len(replicas)
     jobs = [
-        _Share(replica, block, range(i * share, (i + 1) * share), cutoffs, key, span, grid, tile)
+        _Share(replica, block, range(i * share, (i + 1) * share), columns, key, span, grid, tile)
         for i, replica in enumerate(replicas)
     ]
     # A tile of each in turn: a device goes on while the next ones are given theirs.
@@ -50,7 +50,7 @@ class _Share:
         replica: Replica,
         block: Block,
         rows: range,
-        cutoffs: Float[Array, " cutoffs"],
+        columns: Columns,
         key: Key[Array, ""],
         span: NDArray[np.int32],
         grid: int | None,
@@ -62,8 +62,8 @@ class _Share:
                 [jax.tree.map(lambda leaf, row=row: np.asarray(leaf[row]), block) for row in rows],
                 replica.device,
             )
-            self._common = jax.device_put((key, cutoffs, span), replica.device)
-            zeros = jnp.zeros((4, len(cutoffs)), jnp.int32)
+            self._common = jax.device_put((key, columns, span), replica.device)
+            zeros = jnp.zeros((4, len(columns)), jnp.int32)
             self.counts = [jax.device_put(zeros, replica.device) for _ in rows]
         self._tiles = [
             (place, int(number))
@@ -88,10 +88,10 @@ class _Share:
             )
 
     def _add(self, row: int, number: int, seen: Seen, logits: Array) -> None:
-        _, cutoffs, span = self._common
+        _, columns, span = self._common
         with precision(self._grid):
             self.counts[row] = _added(
-                self.counts[row], self._rows[row], seen, np.int32(number), logits, cutoffs, span
+                self.counts[row], self._rows[row], seen, np.int32(number), logits, columns, span
             )
 
 
@@ -104,12 +104,12 @@ def _drawn(
 
 @jax.jit
 def _added(
-    counts: Int32[Array, "four cutoffs"],
+    counts: Int32[Array, "four columns"],
     one: Block,
     seen: Seen,
     number: Int32[Array, ""],
     logits: Float[Array, "tile classes"],
-    cutoffs: Float[Array, " cutoffs"],
+    columns: Columns,
     span: Int32[Array, " two"],
-) -> Int32[Array, "four cutoffs"]:
-    return counts + count_tile(one, seen, number, logits, cutoffs, span)
+) -> Int32[Array, "four columns"]:
+    return counts + count_tile(one, seen, number, logits, columns, span)

@@ -90,6 +90,8 @@ class SamplingPlan:
         n: draws under P and under each Q that is drawn separately, fixed before sampling.
         looks: when votes are looked at, and draws may end; its plan is for `n`. None: at `n` alone.
         times: with looks: an image gets up to so many times `n` draws; a power of two.
+        n0: draws of P, apart from all others, that choose the class whose votes are counted;
+            0: it is the label.
 
     Raises:
         UserError: a number outside its domain, a Q that is P itself, or looks where a rule of the
@@ -101,8 +103,11 @@ class SamplingPlan:
     n: int
     looks: Looks | None = None
     times: int = 1
+    n0: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.n0 < DRAWS:
+            raise UserError(f"--n0 must lie in [0, {DRAWS:,}), got {self.n0}")
         if self.n < 1:
             raise UserError(f"--n must be positive, got {self.n}")
         if self.times < 1 or self.times & (self.times - 1):

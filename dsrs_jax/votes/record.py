@@ -4,8 +4,9 @@ A record is {"index", "label", "image", "draws", "votes"}: "image" is the digest
 (earlier versions wrote none), the last two have an entry for each law of the plan, P first;
 "abstained": true where the image was given up; "not_finite" and "ambiguous": how many of all draws
 had logits that are not all finite, or were ambiguous (`noise.sound`), where there are any;
-"earlier": such counts at each look before the last one. Of an image that cannot be read it is
-{"index", "unreadable": why}. `problem_of` says what is no such record.
+"earlier": such counts at each look before the last one; "predicted": {"class", "votes"}, where
+draws of their own chose the class whose votes are counted, and how many of them it had. Of an image
+that cannot be read it is {"index", "unreadable": why}. `problem_of` says what is no such record.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dsrs_jax.data import Example
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.votes.plan import Kind, SamplingPlan
 from dsrs_jax.votes.records import EARLIER, looks_of
-from dsrs_jax.votes.table import Counted, LookedAt, SoundDraws, State, VoteTable
+from dsrs_jax.votes.table import Chosen, Counted, LookedAt, SoundDraws, State, VoteTable
 
 # Which images go on after a look; and the radius to expect of counts: (images,) each.
 GoesOn = Callable[[Counted], NDArray[np.bool_]]
@@ -32,6 +33,7 @@ RadiusOf = Callable[[Counted], NDArray[np.float64]]
 
 NOT_FINITE, AMBIGUOUS = "not_finite", "ambiguous"
 COUNTS = ("draws", "votes", NOT_FINITE, AMBIGUOUS)
+PREDICTED = "predicted"
 NOTHING = {State.UNREADABLE.value: ""}
 _MOST_LOOKS = 40
 
@@ -60,17 +62,32 @@ def table_of(
     draws, votes = draws.reshape(size, laws), votes.reshape(size, laws)
     own = [_state(plan, counts) for counts in taken]
     ambiguous = np.array([counts.get(AMBIGUOUS, 0) for counts in taken], dtype=np.int64)
+    label = np.array([record.get("label", -1) for record in records], dtype=np.int64)
+    chosen, label = (None, label) if not plan.n0 else _chosen(plan, records, label)
     return VoteTable(
         names=plan.names,
         laws=(plan.law, *(plan.laws(extra, votes[:, 0], protocol) for extra in plan.extra)),
         index=np.array([record["index"] for record in records], dtype=np.int64),
-        label=np.array([record.get("label", -1) for record in records], dtype=np.int64),
+        label=label,
         draws=draws,
         votes=votes,
         state=np.array(own, dtype=object)[:, None].repeat(laws, axis=1),
         sound=None if grid is None else SoundDraws(grid, ambiguous),
         looked=None if plan.looks is None else LookedAt(plan.looks, number),
+        chosen=chosen,
     )
+
+
+def _chosen(
+    plan: SamplingPlan, records: Sequence[Mapping[str, Any]], label: NDArray[np.int64]
+) -> tuple[Chosen, NDArray[np.int64]]:
+    """How the classes were chosen, and which; -1 of an image that could not be read."""
+    nothing = {"class": -1, "votes": 0}
+    found = [record.get(PREDICTED, nothing) for record in records]
+    classes, votes = (
+        np.array([one[what] for one in found], dtype=np.int64) for what in ("class", "votes")
+    )
+    return Chosen(plan.n0, votes, label), classes
 
 
 def _best_looks(
@@ -163,6 +180,8 @@ def problem_of(plan: SamplingPlan, record: Mapping[str, Any]) -> str | None:
         return "no label"
     if not isinstance(image, str) or re.fullmatch("[0-9a-f]{16}", image) is None:
         return "image is no digest"
+    if not _is_choice(plan, record.get(PREDICTED)):
+        return "predicted is no class that draws of this run chose"
     if record.get(State.ABSTAINED, True) is not True:
         return "abstained is not true"
     earlier = record.get(EARLIER, [])
@@ -185,6 +204,16 @@ def problem_of(plan: SamplingPlan, record: Mapping[str, Any]) -> str | None:
         )
     )
     return None if grows else "the looks contradict one another"
+
+
+def _is_choice(plan: SamplingPlan, predicted: Any) -> bool:
+    """Whether a record says how its class was chosen, where the plan chooses it, else nothing."""
+    if not plan.n0 or not isinstance(predicted, dict):
+        return not plan.n0 and predicted is None
+    label, votes = predicted.get("class"), predicted.get("votes")
+    if len(predicted) != 2 or type(label) is not int or type(votes) is not int:
+        return False
+    return 0 <= label < 2**31 and 0 <= votes <= plan.n0
 
 
 def _problem_of_counts(

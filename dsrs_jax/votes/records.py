@@ -33,6 +33,8 @@ from dsrs_jax.votes.table import State
 
 CONFIG_FILE = "config.json"
 VOTES_FOLDER = "votes"
+# What runs of earlier versions were, which did not say so.
+_UNSAID = {"label": "given"}
 _BATCH_FILE = "batch.json"
 _LOCK_FILE = ".lock"
 # A record with this key is no more than the word that an image could not be read.
@@ -207,7 +209,7 @@ class RecordFolder:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{file} is damaged ({error}); give another --out") from error
         for name in [*self._settings, *found]:
-            here, there = self._settings.get(name), found.get(name)
+            here, there = self._settings.get(name), found.get(name, _UNSAID.get(name))
             if here != there:
                 raise UserError(
                     f"{self.path} was made with {name} = {_shown(there)}, not {_shown(here)}; "

@@ -31,7 +31,9 @@ from dsrs_jax.votes.kernel import (
 )
 from dsrs_jax.votes.outside import count_outside
 
-_SAMPLING = 0x5341_4D50  # beyond the number of any key that is split off a seed
+# Beyond the number of any key that is split off a seed: the draws that certificates are made from,
+# those that only say which class wins, and a pilot's are apart from one another and a training's.
+_SAMPLING, _CHOOSING, _PILOT = 0x5341_4D50, 0x4348_4F53, 0x5049_4C4F
 # What `Sampler.tune` tries, and when it is content.
 _TILES_IN_FLIGHT = (1, 2, 4, 8)
 _TRIALS = 3
@@ -41,14 +43,15 @@ _SHORT_RUN = 120.0  # seconds
 
 
 class Votes(NamedTuple):
-    """Counts for each image: (images, cutoffs + 1) whole numbers.
+    """Counts for each image: (images, cutoffs + 1) whole numbers, or (images, classes).
 
     Column j counts the draws whose level is at most cutoff j (so they are draws of the law
-    truncated there); the last column counts all draws.
+    truncated there); the last column counts all draws. Where the votes of every class are counted
+    (`Sampler.start`) there is a column for each, and each counts all draws.
 
     Attributes:
         draws: how many draws there were.
-        correct: how many of them were classified as the label.
+        correct: how many of them were classified as the label, or as the column's class.
         not_finite: how many of them had a logit that is not finite; none of these is correct.
         ambiguous: how many of them, sound draws, might be others (`noise.sound`); none is correct.
     """
@@ -57,6 +60,9 @@ class Votes(NamedTuple):
     correct: NDArray[np.int64]
     not_finite: NDArray[np.int64]
     ambiguous: NDArray[np.int64]
+
+
+_Counting = tuple[Array, Array]  # the columns of the counts (`kernel.Columns`), and the draws' key
 
 
 class Sampler:
@@ -71,6 +77,7 @@ class Sampler:
         grid: of sound draws (`noise.sound`): the images' values are whole multiples of 1/grid, and
             the classifier is the one that rounds its input to them. None: float32 draws, which no
             proof covers.
+        pilot: whether its draws are a pilot's, which no certificate is made from.
         on_smaller: called with the new batch when the devices' memory did not hold the old one.
 
     Raises:
@@ -86,6 +93,7 @@ class Sampler:
         cutoffs: Sequence[float] = (),
         batch: int | None = None,
         grid: int | None = None,
+        pilot: bool = False,
         on_smaller: Callable[[int], None] = lambda batch: None,
     ) -> None:
         if batch is not None and batch < 1:
@@ -103,8 +111,7 @@ class Sampler:
             model = jax.tree.map(jnp.asarray, model)
         _whole(seed, 0, SEEDS, "the seed")
         # By name: another default generator (jax_default_prng_impl) must not change a vote.
-        # Apart from the keys of a training of the same seed: the noise must not know the network.
-        key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _SAMPLING)
+        root = jax.random.key(seed, impl="threefry2x32")
         self._real = np.float32 if grid is None else np.float64
         self._on_smaller = on_smaller
         devices = np.array([one.device for one in self._replicas] or jax.local_devices())
@@ -119,8 +126,13 @@ class Sampler:
         # Once, and not with every request: requests may be short.
         everywhere = NamedSharding(self._mesh, PartitionSpec())
         edges = np.asarray([*cutoffs, np.inf], dtype=self._real)
+        counted = _PILOT if pilot else _SAMPLING
+        keys = [jax.random.fold_in(root, number) for number in (counted, _CHOOSING)]
         with precision(grid):
-            self._constants = jax.device_put((model, edges, key), everywhere)
+            self._model, edges, (key, self._choosing) = jax.device_put(
+                (model, edges, keys), everywhere
+            )
+        self._inside: _Counting = (edges, key)
 
     @property
     def devices(self) -> int:
@@ -170,28 +182,34 @@ class Sampler:
     def start(
         self,
         images: ArrayLike,
-        labels: ArrayLike,
+        labels: ArrayLike | None,
         law: Law | Sequence[Law],
         n: int,
         *,
         indices: ArrayLike | None = None,
         first: int = 0,
+        classes: int | None = None,
     ) -> PendingVotes:
         """Gives the devices work and returns at once.
 
         Args:
             images: (images, H, W, C) float32 in [0, 1]; for sound draws on the grid.
-            labels: (images,) the class whose votes are counted.
+            labels: (images,) the class whose votes are counted; None with `classes`.
             law: the noise, of dimension H*W*C; or one law for each image.
             n: draws for each image, fixed before sampling; > 0, first + n < 2^31.
             indices: (images,) dataset indices in [0, 2^32), which seed the noise; 0, 1, ... unless
                 given.
             first: number of the first draw (to draw more under a law that was drawn from before);
                 >= 0.
+            classes: the votes of each of so many classes are counted, from draws of their own: the
+                certificate of a class that they choose has others (`Votes` says the columns).
 
         Raises:
             UserError: shapes that do not fit, or a number outside its domain.
         """
+        counting = self._inside if classes is None else self._of_classes(classes)
+        if classes is not None:
+            labels = np.zeros(np.shape(images)[:1], np.int32)
         pixels, targets, numbers, laws = _checked(images, labels, indices, law)
         if self.grid is not None:
             if not all(isinstance(one, RadialLaw) for one in laws):
@@ -223,20 +241,27 @@ class Sampler:
                 jax.tree.map(lambda leaf, rows=rows: leaf[rows], stacked),
             )
             groups.append((image, size, block))
-        return PendingVotes(self, groups, tile, np.array([first, first + n], dtype=np.int32))
+        span = np.array([first, first + n], dtype=np.int32)
+        return PendingVotes(self, groups, tile, span, counting)
 
-    def _dispatch(self, block: Block, tile: int, span: np.ndarray) -> Array | np.ndarray:
+    def _of_classes(self, classes: int) -> _Counting:
+        columns = np.arange(classes, dtype=np.int32)
+        return jax.device_put(columns, NamedSharding(self._mesh, PartitionSpec())), self._choosing
+
+    def _dispatch(
+        self, block: Block, tile: int, span: np.ndarray, counting: _Counting
+    ) -> Array | np.ndarray:
         # Like the key's generator: a vote must not depend on what the process has set.
         with jax.threefry_partitionable(True), precision(self.grid):
-            model, cutoffs, key = self._constants
+            columns, key = counting
             if self._replicas:
                 return count_outside(
-                    self._replicas, block, cutoffs, key, span, grid=self.grid, tile=tile
+                    self._replicas, block, columns, key, span, grid=self.grid, tile=tile
                 )
             return count_block(
-                model,
+                self._model,
                 jax.device_put(block, NamedSharding(self._mesh, PartitionSpec("devices"))),
-                cutoffs,
+                columns,
                 key,
                 span,
                 grid=self.grid,
@@ -265,8 +290,10 @@ class PendingVotes:
         groups: list[tuple[NDArray[np.int64], int, Block]],
         tile: int,
         span: np.ndarray,
+        counting: _Counting,
     ) -> None:
         self._sampler, self._groups, self._tile, self._span = sampler, groups, tile, span
+        self._counting = counting
         self._counts: list[Array | np.ndarray | None] = [
             # Outside JAX votes are counted where they are waited for.
             None if sampler._replicas else self._try(block)
@@ -287,7 +314,7 @@ class PendingVotes:
     def _try(self, block: Block) -> Array | np.ndarray | None:
         """Counts to come, or None where the devices' memory was too small already."""
         try:
-            return self._sampler._dispatch(block, self._tile, self._span)
+            return self._sampler._dispatch(block, self._tile, self._span, self._counting)
         except jax.errors.JaxRuntimeError as error:
             if not _out_of_memory(error):
                 raise
@@ -312,7 +339,7 @@ def _out_of_memory(error: Exception) -> bool:
 
 def _checked(
     images: ArrayLike,
-    labels: ArrayLike,
+    labels: ArrayLike | None,
     indices: ArrayLike | None,
     law: Law | Sequence[Law],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Law]]:
@@ -333,7 +360,7 @@ def _checked(
     return pixels, targets.astype(np.int32), numbers.astype(np.uint32), laws
 
 
-def _whole(numbers: ArrayLike, low: int, end: int, what: str) -> np.ndarray:
+def _whole(numbers: ArrayLike | None, low: int, end: int, what: str) -> np.ndarray:
     """Whole numbers in [low, end): any other would wrap in the compiled program, in silence.
 
     Raises:

@@ -94,6 +94,21 @@ class LookedAt:
 
 
 @dataclasses.dataclass(frozen=True)
+class Chosen:
+    """That the class of each image was chosen by draws of its own (Cohen et al., ICML 2019).
+
+    Attributes:
+        draws: of P, how many of each image; none of them is among the table's.
+        votes: (images,) of these, for the class that has most.
+        true_label: (images,) of the data set; -1 where nobody says it.
+    """
+
+    draws: int
+    votes: Int64[np.ndarray, " images"]
+    true_label: Int64[np.ndarray, " images"]
+
+
+@dataclasses.dataclass(frozen=True)
 class VoteTable:
     """Votes of each image under each law: a row an image, a column a law, P first.
 
@@ -106,13 +121,15 @@ class VoteTable:
             column whose law is P itself for an image holds further draws of P, none of which is
             among the first column's.
         index: (images,) place of each image in its data set.
-        label: (images,) class whose votes are counted; -1 where it is not known.
+        label: (images,) class whose votes are counted, and that a certificate is for; -1 where it
+            is not known.
         draws: (images, laws) number of draws; -1 where it is not known.
         votes: (images, laws) how many of them were right; -1 where only `intervals` is known.
         state: (images, laws) of `State`.
         intervals: of every cell, where intervals and not counts were published.
         sound: of sound draws; None where they were drawn in floating point.
         looked: None where all of alpha belongs to these counts.
+        chosen: where draws chose `label`; None where it is the data set's.
 
     Raises:
         UserError: shapes or dimensions that do not fit together, or a truncated P.
@@ -128,6 +145,7 @@ class VoteTable:
     intervals: Intervals | None = None
     sound: SoundDraws | None = None
     looked: LookedAt | None = None
+    chosen: Chosen | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.index), len(self.names))
@@ -142,6 +160,10 @@ class VoteTable:
             raise UserError("a table of sound draws needs a number of ambiguous ones of each image")
         if self.looked is not None and len(self.looked.number) != len(self):
             raise UserError("a table of several looks needs the number of each image's look")
+        if self.chosen is not None and not (
+            len(self.chosen.votes) == len(self.chosen.true_label) == len(self)
+        ):
+            raise UserError("a table of chosen classes needs votes and a label of each image")
         base = self.laws[0] if self.laws else None
         if not isinstance(base, RadialLaw) or base.cutoff is not None:
             raise UserError("the first law is the smoothing law itself and must not be truncated")
@@ -160,6 +182,11 @@ class VoteTable:
         """P, the law under which the classifier is smoothed."""
         assert isinstance(self.laws[0], RadialLaw)
         return self.laws[0]
+
+    @property
+    def true_label(self) -> Int64[np.ndarray, " images"]:
+        """(images,) of the data set; -1 where nobody says it."""
+        return self.label if self.chosen is None else self.chosen.true_label
 
     def law(self, column: int, row: int) -> RadialLaw:
         """The law of one cell."""
@@ -204,6 +231,7 @@ class VoteTable:
             intervals=intervals,
             sound=self.sound,
             looked=self.looked,
+            chosen=self.chosen,
         )
 
     @classmethod

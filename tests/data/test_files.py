@@ -131,7 +131,8 @@ def test_any_folder_of_images(tmp_path: Path) -> None:
     found = data.load("folder", "test", tmp_path)
     problems = [example.problem for example in data.read_ahead(found, range(6))]
     assert [bool(problem) for problem in problems] == [False, False, True, False, False, True]
-    assert "(5, 5, 1)" in problems[2] and "9.jpg" in problems[5]
+    assert "2.png: it has 5 x 5 pixels; resize or crop it to 7 x 9" in problems[2]
+    assert "9.jpg" in problems[5]
     with pytest.raises(UserError, match="take it out or fix it"):
         data.in_memory(found)
 

@@ -30,8 +30,9 @@ def test_bytes_and_floats_hold_the_same_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arrays",
     [
-        {"images": BYTES},
+        {"labels": LABELS},
         {"images": BYTES[0], "labels": LABELS},
+        {"images": BYTES[0]},
         {"images": BYTES, "labels": LABELS[:2]},
         {"images": BYTES, "labels": LABELS + 0.5},
         {"images": BYTES, "labels": LABELS - 1},

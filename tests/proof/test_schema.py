@@ -125,7 +125,8 @@ def test_every_row_says_all_that_it_follows_from() -> None:
     columns = schema.columns(made)
     per_law = ["sigma", "cutoff", "quantile", "draws", "votes", "charge", "lower"]
     assert list(columns) == [
-        "index", "label", "n", "votes", "draws", "grid", "rounding", "ambiguous", "charge_p",
+        "index", "label", "true_label", "label_from", "n0", "votes_n0",
+        "n", "votes", "draws", "grid", "rounding", "ambiguous", "charge_p",
         "dimension", "sigma", "k", "eta", "bounds", "alpha_np",
         "alpha_dsrs", "share_p", "planned", "look", "lower_np", "lower_p",
         *(f"{what}_{name}" for name in ("inside_0.5", "threshold_x+") for what in per_law),
@@ -135,7 +136,8 @@ def test_every_row_says_all_that_it_follows_from() -> None:
     ]  # fmt: skip
     rows = list(csv.DictReader(io.StringIO(schema.text(columns))))
     expected = {
-        "index": "10", "label": "8", "n": "1000", "votes": "1000", "bounds": "two-sided",
+        "index": "10", "label": "8", "true_label": "8", "label_from": "given", "n0": "",
+        "n": "1000", "votes": "1000", "bounds": "two-sided",
         "lower_np": "0.99", "lower_p": "0.99", "lower_threshold_x+": "0.97",
         "cutoff_threshold_x+": "", "quantile_threshold_x+": "", "draws_inside_0.5": "500",
         "radius_np": "0.5", "status": "dsrs", "solver": "reference", "error_bound": "1e-08",

@@ -104,21 +104,26 @@ def test_a_log_with_abstentions_other_line_ends_and_a_cut_line_is_read(tmp_path:
 
 @given(
     rows=st.lists(
-        st.tuples(st.integers(0, 10**5), st.integers(0, 999), st.floats(0, 4)),
+        st.tuples(
+            st.integers(0, 10**5), st.integers(0, 9), st.integers(0, 9),
+            st.sampled_from([0.0, 0.5, 1.25, 2.71828]) | st.floats(0.0, 4.0),
+        ),
         unique_by=lambda row: row[0],
         max_size=20,
     )
-)
+)  # fmt: skip
 def test_a_log_that_was_written_is_read_and_never_above(
-    rows: list[tuple[int, int, float]], tmp_path_factory: pytest.TempPathFactory
+    rows: list[tuple[int, int, int, float]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     file = tmp_path_factory.mktemp("log") / "a.tsv"
     write_log(file, rows)
     found, wrong = read_log(file)
     assert not wrong
-    for (index, label, radius), one in zip(sorted(rows), found, strict=True):
+    for (index, label, predicted, radius), one in zip(sorted(rows), found, strict=True):
         assert (one.index, one.label) == (index, label)
-        assert radius - 1.0001e-4 <= one.certified <= radius
+        assert one.predict == (predicted if radius > 0.0 else -1)
+        assert radius - 1.0001e-4 <= one.radius <= radius
+        assert one.certified == (one.radius if predicted == label else 0.0)
 
 
 def test_a_log_becomes_a_run_that_is_proved(

@@ -21,7 +21,11 @@ def test_without_a_command_all_commands_are_listed(capsys: pytest.CaptureFixture
     listed = capsys.readouterr().out
     assert main(["--help"]) == main(["-h"]) == 0
     assert capsys.readouterr().out == 2 * listed
-    for name in ("certify", "published", "train", "convert", "report", "audit", "prove"):
+    commands = (
+        "certify", "attack", "predict", "published", "train", "convert",
+        "report", "study", "audit", "prove",
+    )  # fmt: skip
+    for name in commands:
         assert f"\n  {name} " in listed
     assert all(len(line) <= 80 for line in listed.splitlines())
 

@@ -111,8 +111,9 @@ def test_help_lists_the_options_that_are_often_given_first(
     assert "Makes a thing." in text
     listed = text.partition("most used:")[2]
     often = ["PLACE", "--corners C", "--size", "--loud", "--help, -h"]
-    rest = ["more:", "--seldom", "--part", "--word", "--name", "colour of the thing:", "--red"]
-    rest += ["--deep-blue", "shape: round or not:", "--kind"]
+    # What is alone in its group needs no title: --kind.
+    rest = ["more:", "--seldom", "--kind", "--part", "--word", "--name", "colour of the thing:"]
+    rest += ["--red", "--deep-blue"]
     places = [listed.index(word) for word in (*often, *rest)]
     assert places == sorted(places)
     assert "hardly ever given (1)" in listed

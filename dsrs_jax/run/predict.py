@@ -60,6 +60,7 @@ class Settings:
             raise UserError(
                 "predict needs --model M; `dsrs-jax certify` leaves one in runs/digits/model"
             )
+        options.check_numbers(self.seed, self.batch)
         if not 0.0 < self.alpha < 1.0:
             raise UserError(f"--alpha must lie in (0, 1), got {self.alpha:g}")
         if self.n < (fewest := fewest_draws(self.alpha)):

@@ -143,7 +143,7 @@ def _sampled(law: RadialLaw, alpha: float) -> list[Bounds]:
 
 def _picture(curves: dict[str, NDArray[np.float64]], slopes: dict[str, float]) -> bytes:
     figure, [exact, real] = picture.panels(2, 9.6)
-    colours = itertools.cycle(picture.COLOURS)
+    colours = {axes: itertools.cycle(picture.COLOURS) for axes in (exact, real)}
     for name, curve in curves.items():
         if name.startswith("Neyman-Pearson"):
             plain = {"color": picture.BASELINE_COLOUR, "linewidth": 1.3, "label": None}
@@ -158,7 +158,9 @@ def _picture(curves: dict[str, NDArray[np.float64]], slopes: dict[str, float]) -
         known = name in {_known(left) for left in LEFT} | {"DSRS, Gaussian"}
         axes = exact if known else real
         label = f"{name}: d^{slopes[name]:.2f}" if known else name
-        axes.plot(*curve.T, "o-", color=next(colours), markersize=2.5, linewidth=1.4, label=label)
+        axes.plot(
+            *curve.T, "o-", color=next(colours[axes]), markersize=2.5, linewidth=1.4, label=label
+        )
         if name == _known(LEFT[0]):
             real.plot(*curve.T, "-", color="#b9bec6", linewidth=1.0, label="DSRS, Q_A = 1")
     d = next(iter(curves.values()))[:, 0]

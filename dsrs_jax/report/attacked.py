@@ -29,6 +29,7 @@ class Attacked:
         perturbation: (images,) norm of what broke the image; infinite where nothing did.
         label_votes, other_votes: (images,) of the fresh draws that confirmed it, for the label and
             for the class with the most; -1 where there were none.
+        rechecked: whether `broken` is by fresh draws; else it is `voted`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Attacked:
     perturbation: Float64[np.ndarray, " images"]
     label_votes: Int64[np.ndarray, " images"]
     other_votes: Int64[np.ndarray, " images"]
+    rechecked: bool = True
 
     def accuracies(self) -> list[tuple[float, float, float]]:
         """(radius, accuracy by the check, accuracy by fresh draws), from radius 0 on."""
@@ -69,7 +71,8 @@ def attacked_table(
     found = [{radius: both for radius, *both in one.accuracies()} for one in attacks]
     header = ["radius"]
     for one in attacks:
-        header += [f"{one.name}: by its check", f"{one.name}: confirmed"]
+        confirmed = "confirmed" if one.rechecked else "not rechecked"
+        header += [f"{one.name}: by its check", f"{one.name}: {confirmed}"]
     header += [f"{who}, certified" for who in certified]
     rows = []
     for radius in sorted({radius for one in found for radius in one}):

@@ -278,7 +278,7 @@ def _attack(
                 if now - written > min(max((now - begun) / 100, shortest), longest):
                     write()
                     written = now
-        except KeyboardInterrupt:
+        except BaseException:  # whatever ends it: what is finished is kept
             write()
             raise
         write()

@@ -41,6 +41,7 @@ class Finished:
         index: (images,) places in the data set.
         radii: by method.
         remarks: sentences on what is missing or was left out.
+        folder: of the run; None of a single file.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Finished:
     index: Int64[np.ndarray, " images"]
     radii: dict[str, Radii]
     remarks: tuple[str, ...]
+    folder: Path | None = None
 
     @property
     def half(self) -> str:
@@ -101,6 +103,15 @@ class Finished:
                 found[index] = thumbnail(dataset[index][0])
         return found
 
+    def digests(self) -> dict[int, str]:
+        """Of pixels and label (`votes.digest`) by index, of the records that are here."""
+        if self.folder is None or not (self.folder / VOTES_FOLDER).is_dir():
+            return {}
+        folder = RecordFolder(self.folder, self.settings)
+        folder.refresh()
+        records = folder.records.items()
+        return {index: record["image"] for index, record in records if "image" in record}
+
     def same_images(self, other: Finished) -> bool:
         """Whether both are of the same images; a log does not name its data set."""
         known = self.dataset == other.dataset or "" in (self.dataset, other.dataset)
@@ -121,7 +132,7 @@ def read_run(path: Path) -> Finished:
         UserError: there is no such thing, or nothing in it that could be shown.
     """
     if path.is_dir():
-        return _folder(path)
+        return dataclasses.replace(_folder(path), folder=path)
     if not path.exists():
         raise UserError(f"no {path}; give the folder of a run, a certificates.csv, or a log")
     if smoothing_log.is_log(path):
@@ -281,7 +292,11 @@ def _log(path: Path) -> Finished:
         raise UserError(f"{path} has no line of an image, so there is nothing to show")
     index = np.array([line.index for line in lines], dtype=np.int64)
     radius = np.array([line.certified for line in lines])
-    radii = Radii(LOGGED, path.stem, "", "", math.nan, math.nan, index, radius)
+    predicted = [line for line in lines if line.predict != smoothing_log.ABSTAINED]
+    another = sum(not line.correct and line.radius > 0.0 for line in predicted)
+    labelled = any(line.label >= 0 for line in lines)
+    radii = Radii(LOGGED, path.stem, "", "", math.nan, math.nan, index, radius,
+                  wrong=another, labelled=labelled)  # fmt: skip
     columns = {
         "index": [str(line.index) for line in lines],
         "label": [str(line.label) for line in lines],

@@ -31,7 +31,9 @@ COMMANDS = {
         "attacked accuracy: upper bounds beside certified ones",
         "the same command continues this attack",
     ),
-    "predict": _Command("classes of images under noise, or abstentions", _NOTHING_WRITTEN),
+    "predict": _Command(
+        "classes of images under noise, or abstentions", "--out has what was counted"
+    ),
     "published": _Command("certified radii from published votes, in seconds", _NOTHING_WRITTEN),
     "train": _Command("trains a base classifier under noise", "--resume continues it"),
     "convert": _Command("makes a model of a PyTorch checkpoint", _NOTHING_WRITTEN),

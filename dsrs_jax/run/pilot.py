@@ -28,6 +28,7 @@ from dsrs_jax.system.processes import from_first, together
 from dsrs_jax.votes import Sampler, SecondLaw, second_laws
 
 PILOT_FILE = "pilot.csv"
+_CHOSEN = {"q_inside", "q_sigma", "q_threshold", "n", "share_p"}  # in config.json
 _IMAGES = 64
 _SCALES = (1.0, 0.8)  # of sigma: laws that pilot draws are of
 _QUANTILES = (*np.linspace(0.0, 0.95, 20).round(2).tolist(), 0.99, 1.0)  # the shells' ends
@@ -56,8 +57,8 @@ def given(options: SecondLawOptions, n: int) -> Chosen:
 
 def recorded(settings: Mapping[str, Any]) -> Chosen | None:
     """What an earlier run in the folder chose, from its config.json; None where there was none."""
-    if not settings.get("pilot"):
-        return None
+    if not settings.get("pilot") or not set(settings) >= _CHOSEN:
+        return None  # a damaged file is refused with the folder
     inside, sigma, threshold = (settings[f"q_{kind}"] for kind in ("inside", "sigma", "threshold"))
     return Chosen(second_laws(inside, sigma, threshold), settings["n"], settings["share_p"])
 

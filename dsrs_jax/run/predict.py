@@ -30,6 +30,7 @@ from dsrs_jax.system.errors import IncompleteError, UserError
 from dsrs_jax.system.files import folder_or_bucket, make_folder, write_whole
 from dsrs_jax.system.options import group, option
 from dsrs_jax.system.processes import Group
+from dsrs_jax.system.signals import last_words
 from dsrs_jax.votes import ClassVotes, Sampler, count_classes
 
 _SHOWN = 40  # images in the terminal
@@ -104,13 +105,31 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             f"The devices' memory is full: going on with --batch {batch}."
         ),
     )
-    classes, counted = classifier.metadata.classes, []
+    classes = classifier.metadata.classes
+    counted: list[tuple[data.Example, ClassVotes]] = []
+    distance = 0.0 if grid is None else settings.n * noise.sound.charge(law, grid)
+    if settings.out is not None:
+        make_folder(Path(settings.out))
+
+    def write() -> list[str]:
+        """What is counted so far; the files' names."""
+        if settings.out is None or not counted:
+            return []
+        now = _predictions(list(counted), files, names, settings, distance)
+        tables = [now.rows(), *([now.accuracy()] if dataset.classes else [])]
+        for table in tables:
+            write_whole(Path(settings.out) / f"{table.name}.csv", table.csv())
+        return [str(Path(settings.out) / f"{table.name}.csv") for table in tables]
+
     with report.progress(console, "predicting", len(indices), "images") as advance:
         examples = data.read_ahead(dataset, indices)
-        for one in count_classes(sampler, examples, law, settings.n, classes):
-            counted.append(one)
-            advance(1)
-    distance = 0.0 if grid is None else settings.n * noise.sound.charge(law, grid)
+        with last_words(write):
+            try:
+                for one in count_classes(sampler, examples, law, settings.n, classes):
+                    counted.append(one)
+                    advance(1)
+            finally:  # whatever ends it
+                written = write()
     found = _predictions(counted, files, names, settings, distance)
     console.print(
         f"{noise.describe(law)}; {settings.n:,} draws of an image, α = {settings.alpha:g}.",
@@ -121,13 +140,8 @@ def run(settings: Settings, words: Sequence[str]) -> None:
         console.print(f"{len(indices) - _SHOWN:,} images more; --out DIR has all of them.")
     for sentence in found.sentences():
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
-    if settings.out is not None:
-        tables = [found.rows(), *([found.accuracy()] if dataset.classes else [])]
-        make_folder(Path(settings.out))
-        for table in tables:
-            write_whole(Path(settings.out) / f"{table.name}.csv", table.csv())
-        written = ", ".join(str(Path(settings.out) / f"{table.name}.csv") for table in tables)
-        console.print(written, soft_wrap=True, markup=False, highlight=False)
+    if written:
+        console.print(", ".join(written), soft_wrap=True, markup=False, highlight=False)
     unread = [problem for problem in found.problems if problem]
     for problem in unread:
         console.print(f"unreadable: {problem}", soft_wrap=True, markup=False)

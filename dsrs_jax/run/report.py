@@ -346,6 +346,8 @@ def _best(runs: list[Finished], tail: str, radii: Sequence[float]) -> PaperTable
 def _write_log(file: Path, run: Finished) -> None:
     if NEYMAN_PEARSON not in run.radii:
         raise UserError(f"{run.name} is a log already; --write-log is for a run of ours")
+    if not run.radii[NEYMAN_PEARSON].labelled:
+        raise UserError(f"{run.name} has no labels, which a log must have")
     predicted = [int(float(label)) for label in run.columns["label"]]
     labels = [int(float(one)) for one in run.columns.get("true_label", run.columns["label"])]
     # As the file has them: a log has the radius of the predicted class, right or wrong.

@@ -22,6 +22,8 @@ from dsrs_jax.votes import RecordFolder
 from dsrs_jax.votes.records import earlier_settings
 
 _SHOWN = 10
+# Settings that make the smoothed classifier what it is.
+_SAME = ("model", "arch", "input_scaling", "dtype", "sigma", "k", "eta")
 _CHANCE = 1e-3  # of so few votes for a label that has half of the probability
 _NOTE = (
     "Attacked accuracy (%) is an upper bound of the smoothed classifier's accuracy at a radius, "
@@ -38,6 +40,7 @@ class AttackRun:
     settings: dict[str, Any]
     command: str
     planned: int
+    digests: Mapping[int, str]
     remarks: tuple[str, ...]
 
     @property
@@ -53,6 +56,11 @@ class AttackRun:
     def same_as(self, run: Finished, names: Sequence[str]) -> bool:
         """Whether a run's settings say the same under these names."""
         return all(run.settings.get(name) == self.settings[name] for name in names)
+
+    def same_images(self, run: Finished) -> bool:
+        """Whether a run recorded the same pixels and labels, as far as its records are here."""
+        theirs = run.digests()
+        return all(theirs.get(index, own) == own for index, own in self.digests.items())
 
 
 Key = tuple[str, str]  # of a figure: its name and title
@@ -106,7 +114,8 @@ def read_attack(path: Path) -> AttackRun:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         command, planned = "", 0
     found = attacked_of(path.name or str(path), attack, radii, records)
-    return AttackRun(found, settings, command, planned, tuple(remarks))
+    digests = {record["index"]: record["image"] for record in records if "image" in record}
+    return AttackRun(found, settings, command, planned, digests, tuple(remarks))
 
 
 def described(attack: Attack) -> str:
@@ -142,6 +151,7 @@ def attacked_of(
         flags("voted"), flags("broken"),
         last("perturbation", np.inf, np.float64),
         last("label_votes", -1, np.int64), last("other_votes", -1, np.int64),
+        rechecked=attack.recheck > 0,
     )  # fmt: skip
 
 
@@ -199,10 +209,11 @@ def _certified(attack: AttackRun, runs: Sequence[Finished], shown: Shown) -> dic
         for method, radii in run.radii.items():
             name = method if len(runs) == 1 else f"{run.name}, {method}"
             beside[name] = dataclasses.replace(radii, index=index, radius=radii.radius[rows])
-        if not attack.same_as(run, ("model", "sigma", "k", "eta")):
+        if not attack.same_as(run, _SAME) or not attack.same_images(run):
             shown.sentences.append(
-                f"{attack.name} and {run.name} are not known to be of the same model and noise: "
-                "their accuracies stand side by side, their images are not compared."
+                f"{attack.name} and {run.name} are not known to be of the same images, labels, "
+                "model and noise: their accuracies stand side by side, their images are not "
+                "compared."
             )
             continue
         best = run.radii.get(DSRS, run.radii.get(NEYMAN_PEARSON))
@@ -214,7 +225,7 @@ def _certified(attack: AttackRun, runs: Sequence[Finished], shown: Shown) -> dic
 def _compare(attack: AttackRun, name: str, radius: np.ndarray, shown: Shown) -> None:
     """Names every image that is broken inside its certified radius, or says that there is none."""
     found, draws = attack.found, int(attack.settings["recheck"])
-    inside = found.perturbation <= radius
+    inside = (radius > 0.0) & (found.perturbation <= radius)
     # A certificate says that the label has at least half of the probability there.
     chance = stats.binom.cdf(found.label_votes, draws, 0.5)
     against = inside & (found.label_votes >= 0) & (chance < _CHANCE)
@@ -228,11 +239,23 @@ def _compare(attack: AttackRun, name: str, radius: np.ndarray, shown: Shown) -> 
             f"radius that {name} certifies. A certificate fails with probability α only: either "
             "these are such, or something is wrong."
         )
-    if (inside & ~against).any():
+    looked = found.label_votes >= 0
+    if (inside & ~against & looked).any():
         shown.sentences.append(
-            f"{attack.name} broke {_named(found, inside & ~against, radius)}, inside the radius "
-            f"that {name} certifies, by votes that chance explains: the label may well have half "
-            "of the probability there, as the certificate says."
+            f"{attack.name} broke {_named(found, inside & ~against & looked, radius)}, inside the "
+            f"radius that {name} certifies, by votes that chance explains: the label may well have "
+            "half of the probability there, as the certificate says."
+        )
+    if (inside & ~looked).any():
+        shown.sentences.append(
+            f"{attack.name} broke {_named(found, inside & ~looked, radius)}, inside the radius "
+            f"that {name} certifies, by its check alone, whose few draws are often wrong: attack "
+            "again with --recheck 10000."
+        )
+    if (wrong := (radius > 0.0) & ~found.right).any():
+        shown.sentences.append(
+            f"{int(wrong.sum())} images that {name} certifies have another class in the few draws "
+            f"of {attack.name} without a perturbation."
         )
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dsrs_jax.certify import Certificates, certify, worst_case
 from dsrs_jax.noise import RadialLaw, describe, generalized_gaussian
+from dsrs_jax.report import rounded_down
 from dsrs_jax.study import picture
 from dsrs_jax.study.given import Given
 from dsrs_jax.study.lengths import length_at, share_within
@@ -45,8 +46,8 @@ def over_plane(points: int) -> Result:
         ]  # fmt: skip
         gain = (radius - alone.radius[:, None]).max(axis=1)
         at = int(gain.argmax())
-        most.append(f"{alone.radius[at]:.3f} → {alone.radius[at] + gain[at]:.3f} at P_A = "
-                    f"{p[at]:.3f} ({name})")  # fmt: skip
+        ends = [rounded_down(one) for one in (alone.radius[at], alone.radius[at] + gain[at])]
+        most.append(f"{' → '.join(ends)} at P_A = {p[at]:.3f} ({name})")
         wide = np.repeat(p[:, None], points, axis=1)
         filled = one.contourf(wide, q, radius, levels=_LEVELS, norm=LogNorm(), cmap=picture.MAP,
                               extend="both")  # fmt: skip

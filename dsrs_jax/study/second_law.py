@@ -147,7 +147,11 @@ def _published(given: Given, column: str, x: str, *, truncated: bool) -> Result:
         points = list(zip(values, means(tables, given.alpha), strict=True))
         points.sort()
         name = f"{model}, {int(whole.sum())} images"
-        curves[name] = [(value, two.dsrs / two.neyman_pearson) for value, two in points]
+        curves[name] = [
+            (value, two.dsrs / two.neyman_pearson)
+            for value, two in points
+            if two.neyman_pearson > 0.0
+        ]
         rows += [[model, int(whole.sum()), value, *two] for value, two in points]
     figure, [axes] = picture.panels()
     colours = np.array(picture.COLOURS)

@@ -50,11 +50,12 @@ def toy(given: Given) -> Result:
         lost = float(moved[region].sum() * cell)
         weights = [*multipliers.tolist(), 0.0][:2]
         rows.append([name, P_A, Q_A if len(laws) > 1 else "", *weights, radius, *shares, lost])
-        found.append(f"{name} {report.rounded_down(radius)}")
+        shown = report.rounded_down(radius)
+        found.append(f"{name} {shown}")
         one.contourf(first, second, region, levels=[0.5, 1.5], colors=["#cfe3f3"])
         for centre, colour in ((0.0, picture.COLOURS[0]), (radius, picture.COLOURS[1])):
             one.plot(centre, 0.0, "o", color=colour, markersize=4,
-                     label="image, P" if centre == 0.0 else f"moved by {radius:.3f}")  # fmt: skip
+                     label="image, P" if centre == 0.0 else f"moved by {shown}")  # fmt: skip
             away = np.hypot(first - centre, second) / SIGMA
             one.contour(first, second, away, levels=[1.0, 2.0], colors=[colour],
                         linewidths=0.7, linestyles=":")  # fmt: skip
@@ -67,7 +68,7 @@ def toy(given: Given) -> Result:
         one.set_xlim(-3.0, 4.0)
         one.set_ylim(-3.5, 3.5)
         known = f"P_A = {P_A:g}" + (f", Q_A = {Q_A:g}" if len(laws) > 1 else "")
-        title = f"{name}, {known}: radius {report.rounded_down(radius)}\nshaded: the worst is right"
+        title = f"{name}, {known}: radius {shown}\nshaded: the worst is right"
         picture.said(one, title, "along the move (units of σ)", "across (units of σ)")
         one.legend(fontsize=7.5, loc="lower left", framealpha=0.85)
     columns = (

@@ -18,7 +18,7 @@ _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 # A call into the devices cannot be interrupted; after these seconds the process ends without it.
 _GRACE = 5.0
 _LAST_WORDS = 3.0  # seconds, where the disk hangs too
-_last_words: list[Callable[[], None]] = []
+_last_words: list[Callable[[], object]] = []
 
 
 class _Ended(KeyboardInterrupt):
@@ -66,7 +66,7 @@ def exit_code(program: str, action: Callable[[], int | None], *, interrupted: st
 
 
 @contextlib.contextmanager
-def last_words(action: Callable[[], None]) -> Iterator[None]:
+def last_words(action: Callable[[], object]) -> Iterator[None]:
     """Inside, `action` is done before a program is ended by force: it writes what is not lost yet.
 
     It runs in another thread while the main one is held up in a call, and must be quick.

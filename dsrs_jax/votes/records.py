@@ -34,7 +34,7 @@ from dsrs_jax.votes.table import State
 CONFIG_FILE = "config.json"
 VOTES_FOLDER = "votes"
 # What runs of earlier versions were, which did not say so.
-_UNSAID = {"label": "given"}
+_UNSAID = {"label": "given", "share_p": 0.5}
 _BATCH_FILE = "batch.json"
 _LOCK_FILE = ".lock"
 # A record with this key is no more than the word that an image could not be read.

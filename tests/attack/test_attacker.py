@@ -166,3 +166,15 @@ def _loops(images: jax.Array) -> jax.Array:
 def test_what_cannot_be_is_told(make: Callable[[], object], said: str) -> None:
     with pytest.raises(UserError, match=said):
         make()
+
+
+def test_an_image_that_few_draws_call_wrong_is_looked_at_again() -> None:
+    """At p = 0.55 half a dozen draws often say otherwise; 10,000 do not."""
+    [image] = images("l2", [0.03])
+    targets = [Target(index, image, 1, ()) for index in range(24)]
+    few = dataclasses.replace(SHORT, votes=6, recheck=10_000)
+    outcomes = attacked(few, targets)
+    assert all(one.right for one in outcomes)
+    assert {sum(one.clean) for one in outcomes} == {6, 10_000}
+    alone = attacked(dataclasses.replace(few, recheck=0), targets)
+    assert not all(one.right for one in alone)

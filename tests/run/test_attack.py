@@ -254,6 +254,13 @@ def test_half_an_attack_and_a_contradiction_are_told_loudly(
     named = f"index {lines[victim]['index']} (perturbation 0.0900, certified radius"
     assert f"CONTRADICTION: half broke 1 image: {named}" in said
     assert "CONTRADICTION" in (tmp_path / "results" / "report.html").read_text()
+    # Of other pixels or labels it is not said.
+    other = dict(lines[victim], image="another")
+    kept = "".join(json.dumps(one) + "\n" for one in [*lines[:victim], other])
+    (half / "votes" / "00000000-00000000-1.0.jsonl").write_text(kept)
+    assert main(["report", str(run), str(half), "--out", str(tmp_path / "results")]) == 0
+    said = capsys.readouterr().out
+    assert "CONTRADICTION" not in said and "not known to be of the same images" in said
     # By votes that a label with half of the probability may have, it is none.
     lines[victim]["tries"][-1]["recheck"] = [490, 500]
     kept = "".join(json.dumps(one) + "\n" for one in lines[: victim + 1])

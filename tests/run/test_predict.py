@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from dsrs_jax.bounds import interval
 from dsrs_jax.noise import generalized_gaussian, sound
 from dsrs_jax.run.main import main
 
+ROOT = Path(__file__).resolve().parents[2]
 CODE = """
 from networks import small_classifier
 network = small_classifier()
@@ -136,6 +140,24 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(
     # A damaged image comes first: the model says the size.
     only = ["predict", *(str(tmp_path / f"{i}.png") for i in (2, 1)), "--model", model]
     assert main([*only, "--n", "60"]) == 1
+
+
+def test_what_was_counted_is_kept_where_nobody_reads_on(model: str, tmp_path: Path) -> None:
+    """The files come before the table."""
+    save(tmp_path / "1.png", 0)
+    command = ["predict", str(tmp_path / "1.png"), "--model", model, "--n", "60"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "dsrs_jax", *command, "--out", str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline()
+    running.stdout.close()
+    assert running.wait(timeout=300) in (0, 141)  # 0 where all was printed by then
+    assert len(rows_of(tmp_path / "out" / "predictions.csv")) == 1
+    # Where nothing can be written nothing is drawn.
+    assert main([*command, "--out", str(tmp_path / "1.png" / "out")]) == 2
 
 
 def test_a_pytorch_module_takes_the_files_size(

@@ -258,12 +258,13 @@ def test_a_pytorch_module_as_it_is_and_the_call_in_python_agree(tmp_path: Path) 
 
 
 def test_a_run_of_an_earlier_version_goes_on(model: str, tmp_path: Path) -> None:
-    """Its config.json does not say whose class is certified: the label's."""
+    """Its config.json does not say whose class is certified, nor P's share of alpha."""
     command = ["certify", "--model", model, "--n", "300", "--stop", "1", "--q-inside", "0.5"]
     command += ["--draws", "sound", "--out", str(tmp_path)]
     assert main(command) == 0
     config = json.loads((tmp_path / "config.json").read_text())
-    del config["label"], config["n0"]
+    for name in ("label", "n0", "share_p", "pilot"):
+        del config[name]
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert main(command) == 0
 

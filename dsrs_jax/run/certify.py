@@ -124,7 +124,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             law = settings.law.law(classifier.metadata.image_shape, classifier.metadata)
             spending, n0 = settings.spending, settings.choice.draws
             spending.refuse_other_looks(earlier_settings(out))
-            with stages("pilot"):
+            with stages("pilot") if settings.extra.q else contextlib.nullcontext():
                 second, n, base_share, tried = pilot.chosen_for_all(
                     settings.extra, earlier_settings(out), dataset, indices, classifier, law,
                     protocol, settings.protocol.n, spending, n0,

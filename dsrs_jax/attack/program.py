@@ -140,14 +140,7 @@ def advance(
     A single step is compiled without a loop (`gradient.ascent` says why).
     """
     one_device = partial(_advance_group, attack=attack, most=most, longest=longest)
-    everywhere, split = PartitionSpec(), PartitionSpec("devices")
-    return jax.shard_map(
-        one_device,
-        mesh=mesh,
-        in_specs=(everywhere, everywhere, everywhere, split, split),
-        out_specs=split,
-        check_vma=False,
-    )(model, law, key, rows, course)
+    return _on_each_device(one_device, mesh)(model, law, key, rows, course)
 
 
 @partial(jax.jit, static_argnames=("tile", "mesh"))
@@ -175,14 +168,19 @@ def count_classes(
 
         return lax.map(count, (rows, steps))
 
+    return _on_each_device(one_device, mesh)(model, law, key, rows, steps)
+
+
+def _on_each_device(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """A function of (model, law, key, rows, more of each row), each device with its own rows."""
     everywhere, split = PartitionSpec(), PartitionSpec("devices")
     return jax.shard_map(
-        one_device,
+        function,
         mesh=mesh,
         in_specs=(everywhere, everywhere, everywhere, split, split),
         out_specs=split,
         check_vma=False,
-    )(model, law, key, rows, steps)
+    )
 
 
 def _advance_group(

@@ -19,8 +19,6 @@ import io
 import json
 import math
 import shlex
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,15 +44,13 @@ from dsrs_jax.system.errors import IncompleteError, UserError
 from dsrs_jax.system.files import folder_or_bucket, write_whole
 from dsrs_jax.system.heartbeat import Heartbeat
 from dsrs_jax.system.options import group, option, without
-from dsrs_jax.system.signals import last_words
-from dsrs_jax.votes import RecordFolder, confirm
+from dsrs_jax.votes import RecordFolder, confirm, recording
 from dsrs_jax.votes.record import digest
 
 ATTACK_FILE = "attack.csv"
 IFGSM, PGD = METHODS = ("ifgsm", "pgd")
 # Where nobody says: pixels in [0, 1].
 _RADII = {L2: (0.25, 0.5, 0.75, 1.0), LINF: (2 / 255, 4 / 255, 8 / 255)}
-_SECONDS_A_FILE = (0.5, 60.0)  # as of votes/collection.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,42 +242,21 @@ def _attack(
     advance: Callable[[int], None],
 ) -> None:
     """Attacks and records; what is finished is written also when the run is ended."""
-    waiting: list[dict[str, Any]] = []
     digests: dict[int, str] = {}
-    lock = threading.Lock()
+    with recording(folder) as add:
 
-    def targets() -> Iterator[Target]:
-        for example in examples:
-            if example.image is None:
-                with lock:
-                    waiting.append({"index": example.index, UNREADABLE: example.problem})
-                advance(1)
-                continue
-            digests[example.index] = digest(example.image, example.label)
-            yield Target(example.index, example.image, example.label, radii)
+        def targets() -> Iterator[Target]:
+            for example in examples:
+                if example.image is None:
+                    add([{"index": example.index, UNREADABLE: example.problem}])
+                    advance(1)
+                    continue
+                digests[example.index] = digest(example.image, example.label)
+                yield Target(example.index, example.image, example.label, radii)
 
-    def write() -> None:
-        nonlocal waiting
-        with lock:
-            folder.append(waiting)
-            waiting = []
-
-    begun = written = time.monotonic()
-    shortest, longest = _SECONDS_A_FILE
-    with last_words(write):
-        try:
-            for outcome in attacker.attack_all(targets()):
-                with lock:
-                    waiting.append(as_record(outcome) | {"image": digests.pop(outcome.index)})
-                advance(1)
-                now = time.monotonic()
-                if now - written > min(max((now - begun) / 100, shortest), longest):
-                    write()
-                    written = now
-        except BaseException:  # whatever ends it: what is finished is kept
-            write()
-            raise
-        write()
+        for outcome in attacker.attack_all(targets()):
+            add([as_record(outcome) | {"image": digests.pop(outcome.index)}])
+            advance(1)
 
 
 def _csv(radii: Sequence[float], records: Sequence[Mapping[str, Any]]) -> str:

@@ -13,6 +13,7 @@ from dsrs_jax.votes.record import (
     table_of,
     unfinished,
 )
+from dsrs_jax.votes.recording import recording
 from dsrs_jax.votes.records import RecordFolder, looks_of
 from dsrs_jax.votes.sampler import PendingVotes, Sampler, Votes
 from dsrs_jax.votes.table import Chosen, Counted, Intervals, LookedAt, SoundDraws, State, VoteTable
@@ -43,6 +44,7 @@ __all__ = [
     "looks_of",
     "not_finite",
     "problem_of",
+    "recording",
     "second_laws",
     "table_of",
     "tile_size",

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -22,8 +20,6 @@ from numpy.typing import NDArray
 from dsrs_jax.bounds import Protocol
 from dsrs_jax.data import Example
 from dsrs_jax.noise import RadialLaw
-from dsrs_jax.system.output import OutputError
-from dsrs_jax.system.signals import last_words
 from dsrs_jax.votes.plan import Kind, SamplingPlan
 from dsrs_jax.votes.record import (
     AMBIGUOUS,
@@ -35,14 +31,12 @@ from dsrs_jax.votes.record import (
     counted,
     digest,
 )
+from dsrs_jax.votes.recording import recording
 from dsrs_jax.votes.records import EARLIER, RecordFolder, looks_of
 from dsrs_jax.votes.sampler import PendingVotes, Sampler, Votes
 from dsrs_jax.votes.table import State
 
 _BLOCKS_IN_FLIGHT = 3
-# A file of records is written after a hundredth of the time that the run has taken so far, within
-# these seconds: a killed run loses about so much, and a long one leaves hundreds of files.
-_SECONDS_A_FILE = (0.5, 60.0)
 
 
 def collect(
@@ -69,17 +63,6 @@ def collect(
         goes_on: where the plan has looks: which images are drawn further after each.
         classes: of the classifier, where the plan has draws that choose one.
     """
-    waiting: list[dict[str, Any]] = []
-    lock = threading.Lock()
-
-    def write() -> None:
-        nonlocal waiting
-        with lock:
-            folder.append(waiting)
-            waiting = []
-
-    begun = written = time.monotonic()
-    shortest, longest = _SECONDS_A_FILE
     blocks = (
         _draw(
             plan,
@@ -92,20 +75,10 @@ def collect(
         )
         for block in _cut(examples, sampler.devices, folder.records)
     )
-    with last_words(write):
-        try:
-            for records in _interleaved(blocks, _BLOCKS_IN_FLIGHT):
-                with lock:
-                    waiting += records
-                advance(len(records))
-                now = time.monotonic()
-                if now - written > min(max((now - begun) / 100, shortest), longest):
-                    write()
-                    written = now
-        except (KeyboardInterrupt, OutputError):
-            write()
-            raise
-        write()
+    with recording(folder) as add:
+        for records in _interleaved(blocks, _BLOCKS_IN_FLIGHT):
+            add(records)
+            advance(len(records))
 
 
 def _cut(

@@ -21,6 +21,7 @@ from dsrs_jax.data.dataset import (
 from dsrs_jax.data.files import files_of, images_in
 from dsrs_jax.data.grid import cells_of, grid_of
 from dsrs_jax.data.npz import from_arrays
+from dsrs_jax.data.stream import Stream, StreamedBatch
 from dsrs_jax.system.errors import UserError
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "Dataset",
     "Example",
     "LazyDataset",
+    "Stream",
+    "StreamedBatch",
     "UnreadableImage",
     "cells_of",
     "files_of",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int32, UInt8
 
 from dsrs_jax.data.grid import EIGHT_BITS, grid_of
 from dsrs_jax.system.errors import UserError
@@ -65,6 +65,18 @@ class Dataset(abc.ABC):
             IndexError: there is no such index.
         """
 
+    def view(
+        self, index: int, generator: np.random.Generator | None = None
+    ) -> tuple[UInt8[np.ndarray, "height width channels"], int]:
+        """8-bit pixels and the label of an image on the grid of 1/255, as training reads it.
+
+        With a generator it is a random view of the image, where the set has such views of its
+        own; else what `[index]` gives. Raises as that does.
+        """
+        del generator
+        image, label = self[index]
+        return np.rint(image * EIGHT_BITS).astype(np.uint8), label
+
 
 class ArrayDataset(Dataset):
     """A set in memory: `images` float32 (N, H, W, C), `labels` int32 (N,).
@@ -100,9 +112,10 @@ class ArrayDataset(Dataset):
 
 
 class LazyDataset(Dataset):
-    """A set of `size` images that `read` reads when they are asked for, in several threads.
+    """A set of `size` images of eight bits that `read` reads when they are asked for.
 
-    They are of eight bits.
+    `read` is given an index, and a generator where a random view is wanted (`view`); it returns
+    pixels and label. Several threads call it, and processes that it is pickled for.
     """
 
     grid = EIGHT_BITS
@@ -112,7 +125,7 @@ class LazyDataset(Dataset):
         name: str,
         split: str,
         size: int,
-        read: Callable[[int], tuple[np.ndarray, int]],
+        read: Callable[[int, np.random.Generator | None], tuple[np.ndarray, int]],
         classes: int,
         image_shape: tuple[int, int, int],
         order: str = ORIGINAL,
@@ -126,9 +139,15 @@ class LazyDataset(Dataset):
         return self._size
 
     def __getitem__(self, index: int) -> tuple[Float32[np.ndarray, "height width channels"], int]:
+        image, label = self.view(index)
+        return image.astype(np.float32) / np.float32(EIGHT_BITS), label
+
+    def view(
+        self, index: int, generator: np.random.Generator | None = None
+    ) -> tuple[UInt8[np.ndarray, "height width channels"], int]:
         if not 0 <= index < self._size:
             raise IndexError(index)
-        image, label = self._read(index)
+        image, label = self._read(index, generator)
         if image.shape != self.image_shape:
             raise UnreadableImage(
                 f"image {index} of {self.name} has the shape {image.shape}, "

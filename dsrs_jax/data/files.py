@@ -1,25 +1,31 @@
-"""Image files in folders: ImageNet, TinyImageNet, and any set with one folder a class.
-
-Images are decoded and resized by Pillow, as the preprocessing that the published models were
-trained and tested with does (torchvision's Resize and CenterCrop on Pillow images).
-"""
+"""Image files in folders: ImageNet, TinyImageNet, and any set with one folder a class."""
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
-from PIL import Image, ImageOps
+from jaxtyping import Int32, UInt8
+from PIL import Image
 
 from dsrs_jax.data.dataset import UNLABELLED, Dataset, LazyDataset, UnreadableImage
+from dsrs_jax.data.views import (
+    IMAGENET_SIZE,
+    TINYIMAGENET_SIZE,
+    VIEWS,
+    Views,
+    as_it_is,
+    upright,
+)
 from dsrs_jax.system.errors import UserError, first_line
 
 _SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
-_IMAGENET_RESIZE, IMAGENET_SIZE, IMAGENET_CLASSES = 256, 224, 1000
-TINYIMAGENET_SIZE, TINYIMAGENET_CLASSES = 56, 200
+IMAGENET_CLASSES, TINYIMAGENET_CLASSES = 1000, 200
 
 _IMAGENET_LAYOUT = (
     "val/nXXXXXXXX/*.JPEG (and train/), one folder a class, as made from the ILSVRC2012 archives "
@@ -32,73 +38,6 @@ _TINYIMAGENET_LAYOUT = (
 _FOLDER_LAYOUT = "one folder a class with its image files in it"
 # What systems leave beside the data, apart from names with a dot in front.
 _LEFT_BY_SYSTEMS = {"__MACOSX", "@eaDir", "lost+found"}
-
-# Pillow's modes that have grey or colour with a known range of values.
-_GREY, _COLOUR = {"1", "L", "LA"}, {"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr"}
-
-Preprocess = Callable[[Image.Image], Image.Image]
-
-
-def imagenet_preprocess(image: Image.Image) -> Image.Image:
-    """Shorter side to 256 (bilinear, antialiased), then the central 224 x 224, in colour.
-
-    A rotation that EXIF asks for is left undone, as it was for the published models.
-    Raises ValueError as `eight_bit` does.
-    """
-    return center_crop(
-        resize_shorter_side(eight_bit(image).convert("RGB"), _IMAGENET_RESIZE), IMAGENET_SIZE
-    )
-
-
-def tinyimagenet_preprocess(image: Image.Image) -> Image.Image:
-    """The central 56 x 56 of 64 x 64, in colour. Raises ValueError as `eight_bit` does."""
-    return center_crop(eight_bit(image).convert("RGB"), TINYIMAGENET_SIZE)
-
-
-def eight_bit(image: Image.Image) -> Image.Image:
-    """An image of any of Pillow's modes as grey ("L") or colour ("RGB") of 8 bits.
-
-    16 bits are rounded to 8, not clipped as Pillow's own conversion does. A channel of opacity
-    is dropped where all is opaque.
-
-    Raises:
-        ValueError: what the pixels mean is not said: a range of values that no format defines,
-            something transparent, or several frames.
-    """
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format != "MPO":  # cameras' JPEG: the picture, then its previews
-        raise ValueError(f"it has {frames} frames; save the one that is meant")
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        if image.has_transparency_data:
-            raise ValueError("it has transparent pixels; save it without")
-        values = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if image.mode not in _GREY | _COLOUR:
-        raise ValueError(f"its pixels are of Pillow's mode {image.mode}; save it with 8 or 16 bits")
-    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-        raise ValueError("it has transparent pixels; save it without")
-    return image.convert("L" if image.mode in _GREY else "RGB")
-
-
-def resize_shorter_side(image: Image.Image, size: int) -> Image.Image:
-    """The image with its shorter side `size` pixels long, the longer one in proportion, cut off."""
-    width, height = image.size
-    if width <= height:
-        return image.resize((size, int(size * height / width)), Image.Resampling.BILINEAR)
-    return image.resize((int(size * width / height), size), Image.Resampling.BILINEAR)
-
-
-def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """The central square; half a pixel goes to the even side, as Python's `round` does."""
-    width, height = image.size
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    return image.crop((left, top, left + size, top + size))
-
-
-def pixels(image: Image.Image) -> Float32[np.ndarray, "height width channels"]:
-    """8-bit values/255, with an axis of channels."""
-    values = np.asarray(image)
-    return (values if values.ndim == 3 else values[..., None]).astype(np.float32) / np.float32(255)
 
 
 def load_imagenet(split: str, data_dir: Path | None, names: Sequence[str] | None = None) -> Dataset:
@@ -132,10 +71,10 @@ def load_imagenet(split: str, data_dir: Path | None, names: Sequence[str] | None
             )
     if names is not None and len(names) != IMAGENET_CLASSES:
         raise UserError(f"--classes names {len(names)} classes, imagenet has {IMAGENET_CLASSES}")
-    files, labels = _by_class(inside, _IMAGENET_LAYOUT, known)
+    files = _by_class(inside, _IMAGENET_LAYOUT, known, split)
     _require_classes(folder, known, IMAGENET_CLASSES, "ImageNet")
-    shape, many = (IMAGENET_SIZE, IMAGENET_SIZE, 3), IMAGENET_CLASSES
-    return _of_files("imagenet", split, files, labels, known, many, imagenet_preprocess, shape)
+    shape = (IMAGENET_SIZE, IMAGENET_SIZE, 3)
+    return _of_files("imagenet", split, files, known, IMAGENET_CLASSES, VIEWS["imagenet"], shape)
 
 
 def load_tinyimagenet(
@@ -163,17 +102,17 @@ def load_tinyimagenet(
             f"--classes names {len(names)} classes, tinyimagenet has {TINYIMAGENET_CLASSES}"
         )
     if split == "train":
-        files, labels = _by_class(folder / "train", _TINYIMAGENET_LAYOUT, known)
+        files = _by_class(folder / "train", _TINYIMAGENET_LAYOUT, known, split)
     elif annotations.is_file():
-        files, labels = _by_annotations(annotations, known)
+        files = _by_annotations(annotations, known)
     else:  # validation images that somebody sorted into folders by class
-        files, labels = _by_class(folder / "val", _TINYIMAGENET_LAYOUT, known)
-        order = sorted(range(len(files)), key=lambda i: _number(files[i]))
-        files, labels = [files[i] for i in order], [labels[i] for i in order]
+        files = _by_class(folder / "val", _TINYIMAGENET_LAYOUT, known, split)
+        order = sorted(range(len(files.names)), key=lambda index: _number(files.path(index)))
+        files = files._replace(names=files.names[order], labels=files.labels[order])
     _require_classes(folder, known, TINYIMAGENET_CLASSES, "TinyImageNet")
-    preprocess, many = tinyimagenet_preprocess, TINYIMAGENET_CLASSES
+    views, many = VIEWS["tinyimagenet"], TINYIMAGENET_CLASSES
     shape = (TINYIMAGENET_SIZE, TINYIMAGENET_SIZE, 3)
-    return _of_files("tinyimagenet", split, files, labels, known, many, preprocess, shape)
+    return _of_files("tinyimagenet", split, files, known, many, views, shape)
 
 
 def load_folder(split: str, data_dir: Path | None, names: Sequence[str] | None = None) -> Dataset:
@@ -194,9 +133,9 @@ def load_folder(split: str, data_dir: Path | None, names: Sequence[str] | None =
         known = _labels_of(_class_names(train if inside != folder and train.is_dir() else inside))
     if not _class_names(inside) and (own := images_in(inside, "*")):
         return files_of(own, split)
-    files, labels = _by_class(inside, _FOLDER_LAYOUT, known)
-    classes, shape = max(known.values()) + 1, _shape_of(files[0])
-    return _of_files("folder", split, files, labels, known, classes, _as_it_is(shape[-1]), shape)
+    files = _by_class(inside, _FOLDER_LAYOUT, known, split)
+    classes, shape = max(known.values()) + 1, _shape_of(files.path(0))
+    return _of_files("folder", split, files, known, classes, as_it_is(shape[-1]), shape)
 
 
 def files_of(
@@ -209,8 +148,8 @@ def files_of(
         UserError: the first one would say the shape, and cannot be read.
     """
     shape = _shape_of(files[0]) if image_shape is None else image_shape
-    labels = [UNLABELLED] * len(files)
-    return _of_files("folder", split, files, labels, {}, 0, _as_it_is(shape[-1]), shape)
+    listed = _listed("", [os.fspath(file) for file in files], [UNLABELLED] * len(files))
+    return _of_files("folder", split, listed, {}, 0, as_it_is(shape[-1]), shape)
 
 
 LOADERS = {
@@ -243,33 +182,10 @@ def _shape_of(file: Path) -> tuple[int, int, int]:
     """(H, W, C) of an image file that says those of the others."""
     try:
         with Image.open(file) as image:
-            first = _upright(image)
+            first = upright(image)
     except Exception as error:  # for damaged files Pillow raises nearly anything
         raise UserError(f"cannot read {file}, the first image: {first_line(error)}") from error
     return first.height, first.width, 1 if first.mode == "L" else 3
-
-
-def _as_it_is(channels: int) -> Preprocess:
-    """The image upright, in grey (it must be) or in colour."""
-
-    def preprocess(image: Image.Image) -> Image.Image:
-        found = _upright(image)
-        return _as_grey(found) if channels == 1 else found.convert("RGB")
-
-    return preprocess
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The image as it is shown: turned as EXIF says, with 8 bits."""
-    ImageOps.exif_transpose(image, in_place=True)
-    return eight_bit(image)
-
-
-def _as_grey(image: Image.Image) -> Image.Image:
-    bands = image.split()
-    if any(band.tobytes() != bands[0].tobytes() for band in bands):
-        raise ValueError("it is in colour, the others are grey")
-    return bands[0]
 
 
 def _existing(name: str, data_dir: Path | None, layout: str) -> Path:
@@ -280,42 +196,82 @@ def _existing(name: str, data_dir: Path | None, layout: str) -> Path:
     return data_dir
 
 
-def _by_class(folder: Path, layout: str, known: Mapping[str, int]) -> tuple[list[Path], list[int]]:
-    """Files and labels of a folder of class folders, whose labels are known by name."""
-    files: list[Path] = []
-    labels: list[int] = []
+class _Files(NamedTuple):
+    """Image files: a million names are an array of some 40 MB, and would be a gigabyte of `Path`s.
+
+    Attributes:
+        folder: in which they are.
+        names: as the file system has them, relative to it; each takes as much as the longest.
+        labels: of each.
+    """
+
+    folder: str
+    names: np.ndarray
+    labels: Int32[np.ndarray, " files"]
+
+    def path(self, index: int) -> Path:
+        return Path(self.folder, os.fsdecode(bytes(self.names[index])))
+
+
+def _listed(folder: str, names: Sequence[str], labels: Sequence[int]) -> _Files:
+    encoded = np.array([os.fsencode(name) for name in names], np.bytes_)
+    return _Files(folder, encoded, np.array(labels, np.int32))
+
+
+def _by_class(folder: Path, layout: str, known: Mapping[str, int], split: str) -> _Files:
+    """The files of a folder of class folders, whose labels are known by name."""
+    found: list[_Files] = []
     for name in _class_names(folder):
         if name not in known:
             raise UserError(
                 f"{folder / name} is none of the {len(known)} known classes; rename it, or give "
                 "--classes FILE, the names of all classes in the model's order"
             )
-        found = images_in(folder / name, "**/*")
-        files += found
-        labels += [known[name]] * len(found)
-    if not files:
+        names = [f"{name}/{image}" for image in _names_in(folder / name, deep=True)]
+        if names:
+            found.append(_listed(str(folder), names, [known[name]] * len(names)))
+        elif split == "train":
+            raise UserError(
+                f"the class folder {folder / name} has no images; put them there, or take it away"
+            )
+    if not found:
         raise UserError(f"no images in {folder}; expected {layout}")
-    return files, labels
+    all_names = np.concatenate([files.names for files in found])
+    return _Files(str(folder), all_names, np.concatenate([files.labels for files in found]))
 
 
 def images_in(folder: Path, pattern: str) -> list[Path]:
-    """The image files among those that a pattern names, sorted, hidden ones left out."""
-    return sorted(
-        file
-        for file in folder.glob(pattern)
-        if file.suffix.lower() in _SUFFIXES
-        and not any(_hidden(part) for part in file.relative_to(folder).parts)
-    )
+    """The image files of a folder ("*") or also below it ("**/*"), sorted, hidden ones left out."""
+    return [folder / name for name in _names_in(folder, deep=pattern == "**/*")]
 
 
-def _by_annotations(file: Path, known: Mapping[str, int]) -> tuple[list[Path], list[int]]:
+def _names_in(folder: Path, *, deep: bool) -> list[str]:
+    """Names of the image files in a folder, or also below it, relative to it and sorted."""
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+
+    found: list[str] = []
+    for place, folders, files in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if deep and not _hidden(name)]
+        inside = "" if place == str(folder) else os.path.relpath(place, folder) + "/"
+        found += [
+            inside + name
+            for name in files
+            if os.path.splitext(name)[1].lower() in _SUFFIXES and not _hidden(name)
+        ]
+    return sorted(found, key=lambda name: name.split("/"))
+
+
+def _by_annotations(file: Path, known: Mapping[str, int]) -> _Files:
     """TinyImageNet's val/, whose file val_annotations.txt says each image's class."""
     rows = [line.split("\t") for line in file.read_text().splitlines() if line.strip()]
     for number, row in enumerate(rows, start=1):
         if len(row) < 2 or row[1] not in known:
             raise UserError(f"{file}: line {number} names no known class")
     rows.sort(key=lambda row: _number(Path(row[0])))
-    return [file.parent / "images" / row[0] for row in rows], [known[row[1]] for row in rows]
+    labels = [known[row[1]] for row in rows]
+    return _listed(str(file.parent / "images"), [row[0] for row in rows], labels)
 
 
 def _class_names(folder: Path) -> list[str]:
@@ -365,25 +321,39 @@ def _number(file: Path) -> tuple[int, str]:
 def _of_files(
     name: str,
     split: str,
-    files: Sequence[Path],
-    labels: Sequence[int],
+    files: _Files,
     known: Mapping[str, int],
     classes: int,
-    preprocess: Preprocess,
+    views: Views,
     shape: tuple[int, int, int],
 ) -> Dataset:
-    def read(index: int) -> tuple[np.ndarray, int]:
-        try:
-            with Image.open(files[index]) as image:
-                found = pixels(preprocess(image))
-            if found.shape != shape:
-                height, width, _ = found.shape
-                size = f"{shape[1]} x {shape[0]}"
-                raise ValueError(f"it has {width} x {height} pixels; resize or crop it to {size}")
-            return found, labels[index]
-        except Exception as error:  # for damaged files Pillow raises nearly anything
-            raise UnreadableImage(f"image {index}, {files[index]}: {first_line(error)}") from error
-
-    here = set(labels)
+    here = set(np.unique(files.labels).tolist())
     class_labels = {name: known[name] for name in sorted(known) if known[name] in here}
-    return LazyDataset(name, split, len(files), read, classes, shape, class_labels=class_labels)
+    read = _Reader(files, views, shape)
+    return LazyDataset(
+        name, split, len(files.names), read, classes, shape, class_labels=class_labels
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Reads one of the files: an index, and a generator for a random view -> (pixels, label)."""
+
+    files: _Files
+    views: Views
+    shape: tuple[int, int, int]
+
+    def __call__(
+        self, index: int, generator: np.random.Generator | None = None
+    ) -> tuple[UInt8[np.ndarray, "height width channels"], int]:
+        file = self.files.path(index)
+        try:
+            with Image.open(file) as image:
+                found = self.views(image, generator)
+            if found.shape != self.shape:
+                height, width, _ = found.shape
+                size = f"{self.shape[1]} x {self.shape[0]}"
+                raise ValueError(f"it has {width} x {height} pixels; resize or crop it to {size}")
+        except Exception as error:  # for damaged files Pillow raises nearly anything
+            raise UnreadableImage(f"image {index}, {file}: {first_line(error)}") from error
+        return found, int(self.files.labels[index])

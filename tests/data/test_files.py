@@ -10,6 +10,7 @@ from sklearn.datasets import load_sample_images
 
 from dsrs_jax import data
 from dsrs_jax.data import files
+from dsrs_jax.data.views import imagenet_preprocess
 from dsrs_jax.system.errors import UserError
 
 PHOTOGRAPHS = {
@@ -44,10 +45,14 @@ def _pillow_bilinear(values: np.ndarray, size: int) -> np.ndarray:
     return out
 
 
+def _in_floats(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(np.float32) / np.float32(255)
+
+
 @pytest.mark.parametrize("name", PHOTOGRAPHS)
 def test_imagenet_preprocessing_is_pillows_to_the_bit(name: str) -> None:
     photograph = PHOTOGRAPHS[name]()
-    found = files.pixels(files.imagenet_preprocess(Image.fromarray(photograph)))
+    found = _in_floats(imagenet_preprocess(Image.fromarray(photograph)))
     if photograph.ndim == 2:
         photograph = np.repeat(photograph[..., None], 3, axis=2)
     height, width = photograph.shape[:2]
@@ -83,7 +88,7 @@ def test_imagenet_is_read_by_folders_of_classes_in_order(tmp_path: Path) -> None
     assert (len(imagenet), imagenet.image_shape, imagenet.classes) == (4, (224, 224, 3), 1000)
     assert [imagenet[i][1] for i in range(4)] == [217, 217, 482, 482]
     with Image.open(tmp_path / "val" / "n02102040" / f"{names[3][1]}.JPEG") as first:
-        wanted = files.pixels(files.imagenet_preprocess(first))
+        wanted = _in_floats(imagenet_preprocess(first))
     np.testing.assert_array_equal(imagenet[0][0], wanted)
     assert imagenet[0][0].dtype == np.float32 and imagenet.order == "original"
     with pytest.raises(IndexError):
@@ -208,7 +213,7 @@ def test_an_image_that_exif_turns_is_upright_in_a_folder_as_it_is_in_imagenet(
     found = data.load("folder", "test", tmp_path)[0][0]
     np.testing.assert_array_equal(np.rint(found * 255), np.rot90(photograph, -1))
     published = data.load("imagenet", "test", tmp_path)[0][0]
-    wanted = files.pixels(files.imagenet_preprocess(Image.fromarray(photograph)))
+    wanted = _in_floats(imagenet_preprocess(Image.fromarray(photograph)))
     np.testing.assert_array_equal(published, wanted)
 
 

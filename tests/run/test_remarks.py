@@ -64,12 +64,12 @@ def test_of_a_good_model_nothing_is_said_and_files_may_be_copies(
 def test_the_look_reads_no_image_twice_and_gives_all_back_in_order(model: str) -> None:
     digits, reads = data.load("digits"), list[int]()
 
-    def read(index: int) -> tuple[np.ndarray, int]:
+    def read(index: int, generator: np.random.Generator | None) -> tuple[np.ndarray, int]:
         reads.append(index)
         if index == 2:
             raise UnreadableImage("image 2 is damaged")
         image, label = digits[index]
-        return image, (label + 5) % 10
+        return np.rint(image * 255).astype(np.uint8), (label + 5) % 10
 
     lazy = LazyDataset("digits", "test", 150, read, 10, digits.image_shape)
     written = io.StringIO()

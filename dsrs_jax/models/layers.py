@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from dsrs_jax.models.convolution import conv_general_dilated
+
 # PyTorch's: added to the variance, and the share of the old average that a batch keeps.
 _EPSILON, _MOMENTUM = 1e-5, 0.9
 _LAYER_NORM_EPSILON = 1e-6  # of published vision transformers
@@ -39,6 +41,7 @@ def convolution(
         kernel_init=nnx.initializers.he_normal(dtype=jnp.float32),
         dtype=dtype,
         param_dtype=jnp.float32,
+        conv_general_dilated=conv_general_dilated,
         rngs=rngs,
     )
 

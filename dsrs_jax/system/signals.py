@@ -9,7 +9,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import NoReturn
 
 from dsrs_jax.system.errors import IncompleteError, UserError
 from dsrs_jax.system.output import OutputError, complain, guarded_output
@@ -19,6 +18,13 @@ _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _GRACE = 5.0
 _LAST_WORDS = 3.0  # seconds, where the disk hangs too
 _last_words: list[Callable[[], object]] = []
+
+
+class _Postponed:
+    """Whether signals wait at the moment, and the one that does."""
+
+    active = False
+    number: int | None = None
 
 
 class _Ended(KeyboardInterrupt):
@@ -87,6 +93,22 @@ def _speak(program: str) -> None:
 
 
 @contextlib.contextmanager
+def postponed() -> Iterator[None]:
+    """Inside, a signal that `obeying_signals` obeys waits: its exception is raised at the end.
+
+    For what must be done whole, and is short. By force the program ends all the same.
+    """
+    _Postponed.active = True
+    try:
+        yield
+    finally:
+        _Postponed.active = False
+        number, _Postponed.number = _Postponed.number, None
+        if number is not None:
+            raise _Ended(number)
+
+
+@contextlib.contextmanager
 def obeying_signals(program: str, interrupted: str) -> Iterator[None]:
     """Inside, SIGINT and SIGTERM end the program: by an exception, or at last by force.
 
@@ -97,8 +119,10 @@ def obeying_signals(program: str, interrupted: str) -> Iterator[None]:
         yield
         return
 
-    def raise_(number: int, frame: FrameType | None) -> NoReturn:
-        raise _Ended(number)
+    def raise_(number: int, frame: FrameType | None) -> None:
+        if not _Postponed.active:
+            raise _Ended(number)
+        _Postponed.number = number
 
     # The C-level handler writes the signal's number there at once, even while a call into the
     # devices keeps Python from running handlers.

@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from dsrs_jax.data import ArrayDataset, Dataset
+from dsrs_jax.data.views import VIEWS
+
 Images = Float[Array, "images height width channels"]
 Augmentation = Callable[[Key[Array, ""], Images], Images]
 
@@ -68,6 +71,11 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 }
 
 
-def augmentation(dataset: str) -> Augmentation:
-    """The published augmentation of a data set; none where none was published."""
-    return AUGMENTATIONS.get(dataset, none)
+def augmentation(dataset: Dataset) -> Augmentation:
+    """The published augmentation of a data set; none where none was published.
+
+    Nor where a streamed set's own random views are cut from whole pictures (`data.views`).
+    """
+    if dataset.name in VIEWS and not isinstance(dataset, ArrayDataset):
+        return none
+    return AUGMENTATIONS.get(dataset.name, none)

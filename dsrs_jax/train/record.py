@@ -2,11 +2,12 @@
 
     recipe.json      what the run depends on
     model/           the model after the last whole epoch (certify --model)
-    state-EPOCHS/    all that continues the run after so many epochs
+    state-STEPS/     all that continues the run after so many steps
     metrics.csv      one row an epoch;  events.out.*  the same for TensorBoard
 
-A state folder appears whole under its name, and older ones go only then: killed at any moment, a
-run loses at most the epoch that it was in.
+A state is written after each epoch, now and then within one, and where a run is told to end. Its
+folder appears whole under its name, and older ones go only then: killed at any moment, a run loses
+what it did since the last of them, and ends as if it had not been killed.
 """
 
 from __future__ import annotations
@@ -44,21 +45,28 @@ class EpochInfo(NamedTuple):
     accuracy: float
     test_accuracy: float  # on noisy test images; nan without a test set
     images_per_second: float
+    input_wait: float  # share of the time in which the devices waited for images
 
 
 class TrainingRun:
-    """The folder of one run; with `path` None nothing is written.
+    """The folder of one run.
+
+    Args:
+        path: the folder; None: nothing is written.
+        recipe: what the run depends on.
+        resume: whether the run in the folder, if there is one, is continued.
+        epoch: steps of an epoch.
 
     Attributes:
-        epochs: how many the state on disk has behind it; 0 for a new run.
+        steps: how many the state on disk has behind it; 0 for a new run.
 
     Raises:
         UserError: the folder holds a run and `resume` was not asked for, it holds another run, or
             it cannot be written.
     """
 
-    def __init__(self, path: Path | None, recipe: dict[str, Any], resume: bool) -> None:
-        self.path, self.epochs = path, 0
+    def __init__(self, path: Path | None, recipe: dict[str, Any], resume: bool, epoch: int) -> None:
+        self.path, self.steps = path, 0
         self._rows: list[EpochInfo] = []
         self._events: Any = None
         if path is None:
@@ -67,24 +75,24 @@ class TrainingRun:
         if (path / _RECIPE).exists():
             if not resume:
                 raise UserError(
-                    f"{path} holds a run, {known[-1] if known else 0} epochs old; continue it "
+                    f"{path} holds a run, {_age(known, epoch)}; continue it "
                     "with --resume or give another --out"
                 )
             _check_recipe(path, recipe)
         elif path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise UserError(f"{path} exists and holds no run; give another --out")
-        self.epochs = known[-1] if known else 0
+        self.steps = known[-1] if known else 0
         make_folder(path)
         write_whole(path / _RECIPE, json.dumps(recipe, indent=2) + "\n")
-        if self.epochs:
-            self._rows = _read_rows(path / _METRICS, self.epochs)
+        if self.steps >= epoch:
+            self._rows = _read_rows(path / _METRICS, self.steps // epoch)
 
     def __enter__(self) -> TrainingRun:
         if self.path is not None:
             # Where PyTorch is installed it comes with it, a second that only training needs.
             from tensorboardX import SummaryWriter
 
-            self._events = SummaryWriter(str(self.path), purge_step=self.epochs or None)
+            self._events = SummaryWriter(str(self.path), purge_step=len(self._rows) or None)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -101,48 +109,61 @@ class TrainingRun:
         if self.path is None:
             return like
         named = _named(like)
-        arrays = read_arrays(self.path / f"{_STATE}{self.epochs}", named)
+        arrays = read_arrays(self.path / f"{_STATE}{self.steps}", named)
         for name, leaf in named.items():
             if arrays[name].shape != leaf.shape:
                 raise UserError(f"{self.path} holds the state of another model")
         leaves = [arrays[name] for name in named]
         return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
-    def write(self, info: EpochInfo, state: Any) -> None:
-        """Records an epoch that is over."""
+    def write_row(self, info: EpochInfo) -> None:
+        """Records an epoch that is over; its state comes next: one without its row is damaged."""
         assert self.path is not None
-        done = info.epoch + 1
-        being_written = self.path / f".{_STATE}{done}.{os.getpid()}"
-        shutil.rmtree(being_written, ignore_errors=True)
         self._rows.append(info)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(EpochInfo._fields)
         writer.writerows(self._rows)
-        # The rows first: a state without its row could not be resumed.
         write_whole(self.path / _METRICS, text.getvalue())
-        try:
-            write_arrays(being_written, {n: np.asarray(leaf) for n, leaf in _named(state).items()})
-            being_written.rename(self.path / f"{_STATE}{done}")
-        except OSError as error:
-            raise UserError(f"cannot write into {self.path}: {error.strerror}") from error
-        for epochs, old in _states(self.path).items():
-            if epochs != done:
-                shutil.rmtree(old)
         for name, value in info._asdict().items():
             if name != "epoch" and not np.isnan(value):
-                self._events.add_scalar(name, value, done)
+                self._events.add_scalar(name, value, info.epoch + 1)
         self._events.flush()
+
+    def write_state(self, steps: int, state: Any) -> None:
+        """Records what continues the run after so many steps, in place of what was there."""
+        assert self.path is not None
+        whole = self.path / f"{_STATE}{steps}"
+        being_written = self.path / f".{whole.name}.{os.getpid()}"
+        shutil.rmtree(being_written, ignore_errors=True)
+        try:
+            # There already where a signal came between its writing and the next step.
+            if not whole.exists():
+                arrays = {name: np.asarray(leaf) for name, leaf in _named(state).items()}
+                write_arrays(being_written, arrays)
+                being_written.rename(whole)
+        except OSError as error:
+            raise UserError(f"cannot write into {self.path}: {error.strerror}") from error
+        for number, old in _states(self.path).items():
+            if number != steps:
+                shutil.rmtree(old)
+        self.steps = steps
 
 
 def _states(path: Path) -> dict[int, Path]:
-    """The state folders by their epochs; a copy that somebody made, state-3 (old), is none."""
+    """The state folders by their steps; a copy that somebody made, state-3 (old), is none."""
     found = (folder for folder in path.glob(f"{_STATE}*") if folder.is_dir())
     return {
         int(folder.name.removeprefix(_STATE)): folder
         for folder in found
         if re.fullmatch(_STATE + "[1-9][0-9]*", folder.name)
     }
+
+
+def _age(states: list[int], epoch: int) -> str:
+    """How far a run is whose states have so many steps."""
+    epochs, steps = divmod(states[-1] if states else 0, epoch)
+    return f"{epochs} epochs old" + (f" and {steps} steps" if steps else "")
 
 
 def _named(state: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The compiled training step and the accuracy under noise, shared by all runs of a process.
+"""The compiled training step, shared by all runs of a process.
 
 Data-parallel over all devices of all processes: each holds every parameter and a share of each
 mini-batch. So wherever images have several noise draws, the images are the leading axis: flattened
@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float32, Int32, Key
+from jaxtyping import Array, Float32, Int32, Key, UInt8
 
 from dsrs_jax.noise import RadialLaw
-from dsrs_jax.train.augmentation import augmentation
+from dsrs_jax.train.augmentation import Augmentation
 from dsrs_jax.train.methods import METHODS, Batch, Objective, Views
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
@@ -33,14 +33,27 @@ class Progress(NamedTuple):
     parameters: Any
     averages: Any  # batch norm's
     optimizer: Any  # its momentum
+    smoothed: Any  # the moving average of (parameters, averages); None without one
     sums: Any  # two: of losses and of right answers, over the draws of this epoch
 
 
+class Noise(NamedTuple):
+    """The noise of a step."""
+
+    law: RadialLaw
+    inner: RadialLaw  # the same, of its inner half alone
+
+
 class Strength(NamedTuple):
-    """What changes from epoch to epoch: arguments of the compiled step."""
+    """What changes from step to step: arguments of the compiled step."""
 
     learning_rate: Any  # float32 scalars
     warmup: Any
+    decay: Any  # of the moving average: the share of it that a step keeps
+
+
+# Progress, images, labels, noise, key and strength to (progress, loss).
+Step = Callable[..., tuple[Progress, Array]]
 
 
 @functools.lru_cache(maxsize=32)
@@ -48,21 +61,23 @@ def make_step(
     graph: nnx.GraphDef,
     fixed_graph: nnx.GraphDef,
     objective: Objective,
-    dataset: str,
+    augment: Augmentation,
     mesh: Mesh,
-) -> Callable[..., Progress]:
+) -> Step:
     """The step of a model: one compilation serves all runs of a process that agree in these.
 
     Args:
         graph: of the model in training mode.
         fixed_graph: of the model on stored averages.
         objective: see `Objective`.
-        dataset: whose augmentation is used.
+        augment: random views of the images.
         mesh: of the devices, with the axis "images".
     """
-    augment, method = augmentation(dataset), METHODS[objective.method]
-    draws_of_each = objective.noise_draws
+    method = METHODS[objective.method]
+    draws_of_each, parts = objective.noise_draws, objective.accumulation
     by_image = NamedSharding(mesh, PartitionSpec("images"))
+    # XLA runs a convolution inside a loop twenty times as slowly on a CPU.
+    unroll = parts if mesh.devices.flat[0].platform == "cpu" else 1
 
     def shared(of_images: Array) -> Array:
         return jax.lax.with_sharding_constraint(of_images, by_image)
@@ -81,38 +96,79 @@ def make_step(
         # Flax lets only variables of this very trace be updated: make the averages anew here.
         model = nnx.merge(graph, parameters, jax.tree.map(lambda leaf: leaf, averages))
 
-        def logits_of(images: Array) -> Array:
-            logits = model(flat(images[:, None] + batch.noise))
-            return logits.reshape(len(images), draws_of_each, -1)
+        def logits_of(noisy: Array) -> Array:
+            return model(flat(noisy)).reshape(*noisy.shape[:2], -1)
 
         loss, logits = method.loss(logits_of, views, batch, objective)
         answers = jnp.argmax(logits, axis=-1)
         correct = jnp.sum(answers == batch.labels[:, None], dtype=jnp.float32)
         return loss, (nnx.state(model, nnx.Not(nnx.Param)), correct)
 
+    def gradient_of(parameters: Any, averages: Any, batch: Batch) -> tuple[Array, Any, Any, Array]:
+        """(loss, gradient, batch norm's averages after it, right answers) of a part."""
+        # Views are constants of the loss: no derivative of an inner attack is ever formed.
+        views = method.views(partial(attack_logits, parameters, averages), batch, objective)
+        value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, (averages, correct)), gradient = value_and_grad(parameters, averages, views, batch)
+        return loss, gradient, averages, correct
+
+    def accumulated(parameters: Any, averages: Any, batch: Batch) -> tuple[Array, Any, Any, Array]:
+        """`gradient_of` the batch, from parts of it one after the other."""
+        if parts == 1:
+            return gradient_of(parameters, averages, batch)
+        size = len(batch.images) // parts
+        # Images that are `parts` apart: each device has its share of each part.
+        cut = {
+            name: jnp.moveaxis(array.reshape(size, parts, *array.shape[1:]), 1, 0)
+            for name, array in batch._asdict().items()
+            if array.ndim
+        }
+
+        def add(carry: Any, part: dict[str, Array]) -> tuple[Any, None]:
+            averages, *sums = carry
+            loss, gradient, averages, correct = gradient_of(
+                parameters, averages, batch._replace(**part)
+            )
+            return (averages, *jax.tree.map(jnp.add, sums, [loss, gradient, correct])), None
+
+        nothing = jnp.zeros((), jnp.float32)
+        begun = (averages, nothing, jax.tree.map(jnp.zeros_like, parameters), nothing)
+        (averages, loss, gradient, correct), _ = jax.lax.scan(add, begun, cut, unroll=unroll)
+        return loss / parts, jax.tree.map(lambda sum: sum / parts, gradient), averages, correct
+
+    def draw(noise: Noise, key: Key[Array, ""], count: int) -> Array:
+        draws = noise.law.sample(key, count)
+        if not objective.inside:
+            return draws
+        inner_key, choice_key = jax.random.split(jax.random.fold_in(key, 1))
+        inside = jax.random.bernoulli(choice_key, objective.inside, (count, 1))
+        return jnp.where(inside, noise.inner.sample(inner_key, count), draws)
+
     # The same sharding in and out: one compilation serves the first step and all others.
     @partial(jax.jit, donate_argnums=0, out_shardings=NamedSharding(mesh, PartitionSpec()))
     def step(
         progress: Progress,
-        images: Float32[Array, "images height width channels"],
+        images: Float32[Array, "images height width channels"]
+        | UInt8[Array, "images height width channels"],
         labels: Int32[Array, " images"],
-        chosen: Int32[Array, " batch"],
-        law: RadialLaw,
+        noise: Noise,
         key: Key[Array, ""],
         strength: Strength,
-    ) -> Progress:
-        noise_key, view_key, share_key = jax.random.split(key, 3)
-        clean = shared(augment(view_key, images[chosen]))
-        targets = labels[chosen]
-        draws = law.sample(noise_key, len(chosen) * draws_of_each)
-        noise = shared(draws.reshape(len(chosen), draws_of_each, *clean.shape[1:]))
-        share = jax.random.uniform(share_key, (len(chosen),), jnp.float32, 0.0, 0.5)
-        batch = Batch(clean, targets, noise, share, strength.warmup)
-        logits_of = partial(attack_logits, progress.parameters, progress.averages)
-        views = method.views(logits_of, batch, objective)
-        value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, (averages, correct)), gradient = value_and_grad(
-            progress.parameters, progress.averages, views, batch
+    ) -> tuple[Progress, Array]:
+        noise_key, view_key, chance_key = jax.random.split(key, 3)
+        pixels = as_pixels(images)
+        clean = shared(augment(view_key, pixels))
+        draws = draw(noise, noise_key, len(clean) * draws_of_each)
+        batch = Batch(
+            clean,
+            shared(labels),
+            shared(draws.reshape(len(clean), draws_of_each, *clean.shape[1:])),
+            jax.random.uniform(chance_key, (len(clean),), jnp.float32),
+            strength.warmup,
+            jnp.float32(noise.law.sigma),
+        )
+        loss, gradient, averages, correct = accumulated(
+            progress.parameters, progress.averages, batch
         )
         direction, optimizer = OPTIMIZER.update(gradient, progress.optimizer, progress.parameters)
         parameters = jax.tree.map(
@@ -120,33 +176,19 @@ def make_step(
             progress.parameters,
             direction,
         )
-        sums = progress.sums + jnp.stack([loss * (draws_of_each * len(chosen)), correct])
-        return Progress(parameters, averages, optimizer, sums)
+        smoothed = progress.smoothed
+        if smoothed is not None:
+            smoothed = optax.incremental_update(
+                (parameters, averages), smoothed, 1.0 - strength.decay
+            )
+        sums = progress.sums + jnp.stack([loss * (draws_of_each * len(clean)), correct])
+        return Progress(parameters, averages, optimizer, smoothed, sums), loss
 
     return step
 
 
-@functools.lru_cache(maxsize=32)
-def make_accuracy(fixed_graph: nnx.GraphDef, total: int) -> Callable[..., Float32[Array, ""]]:
-    """Share of correct answers among `total` images, each under one fresh draw of the noise."""
-
-    @jax.jit
-    def accuracy(
-        images: Float32[Array, "blocks images height width channels"],
-        labels: Int32[Array, "blocks images"],
-        parameters: Any,
-        averages: Any,
-        law: RadialLaw,
-        key: Key[Array, ""],
-    ) -> Float32[Array, ""]:
-        model = nnx.merge(fixed_graph, parameters, averages)
-
-        def correct(block: tuple[Array, Array, Array]) -> Array:
-            pixels, classes, block_key = block
-            noisy = pixels + law.sample(block_key, len(pixels)).reshape(pixels.shape)
-            return jnp.sum(jnp.argmax(model(noisy), axis=-1) == classes, dtype=jnp.float32)
-
-        keys = jax.random.split(key, len(images))
-        return jnp.sum(jax.lax.map(correct, (images, labels, keys))) / total
-
-    return accuracy
+def as_pixels(images: Array) -> Float32[Array, "images height width channels"]:
+    """Images of 8 bits as float32 in [0, 1]; floats as they are."""
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / jnp.float32(255)
+    return images

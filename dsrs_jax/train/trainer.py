@@ -1,11 +1,13 @@
-"""Training of base classifiers: four methods under noise whose k grows, resumable bit for bit."""
+"""Training of base classifiers under noise that changes with time, resumable bit for bit."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array
 
-from dsrs_jax.data import ArrayDataset
+from dsrs_jax.data import ArrayDataset, Dataset, Stream
 from dsrs_jax.models import (
     Classifier,
     ModelMetadata,
@@ -28,34 +30,57 @@ from dsrs_jax.models import (
     save_model,
     scaled_as,
 )
-from dsrs_jax.system import processes
+from dsrs_jax.system import processes, signals
 from dsrs_jax.system.errors import UserError
+from dsrs_jax.train.augmentation import augmentation
+from dsrs_jax.train.evaluation import Accuracy, accuracy_on
+from dsrs_jax.train.feed import Feed, ResidentFeed, StreamFeed
 from dsrs_jax.train.methods import Objective
-from dsrs_jax.train.recipe import Recipe, check, law_at
+from dsrs_jax.train.placing import on_devices
+from dsrs_jax.train.recipe import Cut, Recipe, check, cut_of, law_at
 from dsrs_jax.train.record import EpochInfo, TrainingRun
-from dsrs_jax.train.schedules import learning_rate_at, warmup_at
-from dsrs_jax.train.step import OPTIMIZER, Progress, Strength, make_accuracy, make_step
+from dsrs_jax.train.schedules import decay_at, learning_rate_at, warmup_at
+from dsrs_jax.train.step import OPTIMIZER, Noise, Progress, Step, Strength, make_step
 
-_EVALUATION_BATCH = 512
+_INNER = 0.5  # the share of the noise that is its inner half
+_IN_FLIGHT = 2  # steps that the devices have before them
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How images that are not in memory are read; it changes no parameter.
+
+    Attributes:
+        workers: processes that read them; 0: threads of this one.
+        skip_unreadable: the next image of the epoch takes the place of one that cannot be read.
+        say: is told each such image once.
+    """
+
+    workers: int = 0
+    skip_unreadable: bool = False
+    say: Callable[[str], object] = print
 
 
 def train(
-    training: ArrayDataset,
+    training: Dataset,
     recipe: Recipe,
     *,
-    test: ArrayDataset | None = None,
+    test: Dataset | None = None,
     out: Path | None = None,
     resume: bool = False,
+    save_every: float = 600.0,
     pretrained: str | Path | None = None,
     devices: Sequence[jax.Device] | None = None,
+    reading: Reading | None = None,
     on_epoch: Callable[[EpochInfo], None] | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> nnx.Module:
-    """A model trained as the recipe says; with `out`, recorded there after each epoch.
+    """A model trained as the recipe says; with `out`, recorded there.
 
     The images of an epoch come in a new random order; those that do not fill the last batch sit
-    out that epoch. The result depends on the recipe and the data alone; a run that was killed and
-    resumed on the same devices ends bit for bit as one that was not.
+    out that epoch. A set in memory lies on the devices, another one is read by `data.Stream`. The
+    result depends on the recipe and the data alone; a run that was killed and resumed on the same
+    devices ends bit for bit as one that was not.
 
     In a run of several processes (`processes.initialize`) each calls this with the same
     arguments; the first alone reads and writes `out`.
@@ -66,17 +91,21 @@ def train(
         test: noisy test accuracy is measured on it after each epoch.
         out: run directory.
         resume: continue what `out` holds.
+        save_every: seconds after which a state is written within an epoch.
         pretrained: checkpoint folder of the same architecture to start from; its input scaling is
             kept.
         devices: that share each step; all of them unless given.
+        reading: see `Reading`.
         on_epoch: called after each epoch.
-        on_batch: called with the number of images of each batch as it is given to the devices.
+        on_batch: called with the number of images of each mini-batch as it is given to the devices.
 
     Raises:
         UserError: a setting is wrong, `out` holds another run, or a file cannot be written, told
-            before the first epoch; or the training diverged. `out` keeps the epoch before.
+            before the first epoch; an image cannot be read; or the training diverged. `out` keeps
+            what it had.
     """
-    law = processes.together(lambda: check(training, recipe))
+    reading = reading or Reading()
+    processes.together(lambda: check(training, recipe))
     source = processes.together(
         lambda: None if pretrained is None else _pretrained(pretrained, training, recipe)
     )
@@ -86,24 +115,13 @@ def train(
         "pretrained": None if source is None else source.fingerprint(),
     }
     processes.together(lambda: _check_agreement(training, record))
+    cut = cut_of(training, recipe)
+    stream = processes.together(lambda: _stream(training, recipe, cut, reading))
     # Of several processes the first alone has the run on disk.
     path = out if jax.process_index() == 0 else None
-    directory = processes.together(lambda: TrainingRun(path, record, resume))
-    start = int(processes.from_first(np.array(directory.epochs)))
-    model = build(
-        recipe.arch,
-        recipe.seed,
-        dataset=training.name,
-        scaling=metadata.scaling,
-        dtype=jnp.dtype(recipe.dtype),
-    )
-    graph, (parameters, averages) = _split(model)
-    fixed = nnx.view(model, raise_if_not_found=False, use_running_average=True, deterministic=True)
-    fixed_graph = _split(fixed)[0]
-    if source is not None:
-        parameters, averages = _split(nnx.merge(source.graphdef, source.state))[1]
-    nothing = np.zeros(2, np.float32)
-    progress = Progress(parameters, averages, OPTIMIZER.init(parameters), nothing)
+    directory = processes.together(lambda: TrainingRun(path, record, resume, cut.steps))
+    start = int(processes.from_first(np.array(directory.steps)))
+    graph, fixed_graph, progress = _begin(recipe, training.name, metadata.scaling, source)
     processes.together(lambda: directory.check_space(progress))
     if start > 0:
         before = progress
@@ -116,57 +134,173 @@ def train(
         axis_types=(jax.sharding.AxisType.Auto,),
         devices=chosen_devices,
     )
-    progress = _on_devices(progress, mesh)
-    images, labels = _on_devices((training.images, training.labels), mesh)
+    progress = on_devices(progress, mesh)
     objective = Objective(*(getattr(recipe, name) for name in Objective._fields))
-    step = make_step(graph, fixed_graph, objective, training.name, mesh)
-    accuracy = None if test is None else _accuracy_on(fixed_graph, test, mesh)
-
-    batch = min(recipe.batch, len(training))
-    size = batch // recipe.noise_draws
-    batches = len(training) // batch
+    step = make_step(graph, fixed_graph, objective, augmentation(training), mesh)
     # By name: another default generator, or way to use it, must not change a training.
     with directory, jax.threefry_partitionable(True):
         seed_key = jax.random.key(recipe.seed, impl="threefry2x32")
         order_key, step_key, test_key = jax.random.split(seed_key, 3)
-        for epoch in range(start, recipe.epochs):
-            clock = time.perf_counter()
-            rate = learning_rate_at(recipe.learning_rate, recipe.learning_rate_step, epoch)
-            strength = Strength(np.float32(rate), np.float32(warmup_at(recipe.warmup, epoch)))
-            order = np.asarray(
-                jax.random.permutation(jax.random.fold_in(order_key, epoch), len(training))
-            )
-            for number in range(batches):
-                seen = epoch * batches + number
-                law = law_at(training, recipe, epoch, seen)
-                for part in range(recipe.noise_draws):
-                    first = number * batch + part * size
-                    key = jax.random.fold_in(step_key, seen * recipe.noise_draws + part)
-                    chosen = order[first : first + size]
-                    progress = step(progress, images, labels, chosen, law, key, strength)
-                if on_batch is not None:
-                    on_batch(batch)
-            correct = jnp.float32(jnp.nan)
-            if accuracy is not None:
-                key = jax.random.fold_in(test_key, epoch)
-                correct = accuracy(progress.parameters, progress.averages, law, key)
-            # The only wait for the devices in an epoch.
-            sums, correct = jax.device_get((progress.sums, correct))
-            count = batches * recipe.noise_draws * size * recipe.noise_draws
-            loss, share = (sums / count).tolist()
-            if not np.isfinite(loss):
-                raise UserError(
-                    f"the training diverged: the mean loss of epoch {epoch + 1} is {loss}; begin "
-                    f"again with a smaller learning rate than {recipe.learning_rate:g}"
+        run = _Run(
+            training,
+            recipe,
+            cut,
+            step=step,
+            feed=_feed(training, stream, cut, order_key, mesh),
+            accuracy=None
+            if test is None
+            else accuracy_on(fixed_graph, test, mesh, reading.skip_unreadable),
+            keys=(step_key, test_key),
+            directory=directory,
+            save_every=save_every,
+            on_batch=on_batch or (lambda images: None),
+        )
+        with contextlib.closing(run.feed(start)) as batches:
+            for epoch in range(start // cut.steps, recipe.epochs):
+                first = max(start, epoch * cut.steps)
+                progress, info = run.epoch(epoch, first, progress, batches)
+                progress = progress._replace(sums=on_devices(np.zeros(2, np.float32), mesh))
+                done = dataclasses.replace(metadata, epochs=epoch + 1)
+                steps = (epoch + 1) * cut.steps
+                with signals.postponed():
+                    processes.together(
+                        partial(_record, path, directory, info, graph, progress, done, steps)
+                    )
+                if on_epoch is not None:
+                    on_epoch(info)
+    return nnx.merge(graph, *_trained(progress))
+
+
+@dataclasses.dataclass
+class _Run:
+    """What all epochs of a run have in common."""
+
+    training: Dataset
+    recipe: Recipe
+    cut: Cut
+    _: dataclasses.KW_ONLY
+    step: Step
+    feed: Feed
+    accuracy: Accuracy | None
+    keys: tuple[Array, Array]
+    directory: TrainingRun
+    save_every: float
+    on_batch: Callable[[int], None]
+
+    def epoch(
+        self, epoch: int, first: int, progress: Progress, batches: Iterator[tuple[Array, Array]]
+    ) -> tuple[Progress, EpochInfo]:
+        """The steps of an epoch from number `first` on."""
+        recipe, cut = self.recipe, self.cut
+        clock = saved = time.perf_counter()
+        waited = 0.0
+        last = (epoch + 1) * cut.steps
+        rate = learning_rate_at(recipe.learning_rate, recipe.learning_rate_step, epoch)
+        warmup = np.float32(warmup_at(recipe.warmup, epoch))
+        in_flight: deque[Any] = deque()
+        law = law_at(self.training, recipe, epoch, last // cut.parts - 1)
+        number = first
+        try:
+            while number < last:
+                if len(in_flight) == _IN_FLIGHT:
+                    in_flight.popleft().block_until_ready()
+                asked = time.perf_counter()
+                images, labels = next(batches)
+                if not in_flight or in_flight[-1].is_ready():
+                    waited += time.perf_counter() - asked
+                law = law_at(self.training, recipe, epoch, number // cut.parts)
+                noise = Noise(law, law.truncated(_INNER))
+                strength = Strength(
+                    np.float32(rate), warmup, np.float32(decay_at(recipe.decay, number))
                 )
-            speed = batches * batch / (time.perf_counter() - clock)
-            info = EpochInfo(epoch, float(law.k), rate, loss, share, float(correct), speed)
-            progress = progress._replace(sums=_on_devices(nothing, mesh))
-            done = dataclasses.replace(metadata, epochs=epoch + 1)
-            processes.together(partial(_record, path, directory, info, graph, progress, done))
-            if on_epoch is not None:
-                on_epoch(info)
-    return nnx.merge(graph, progress.parameters, progress.averages)
+                key = jax.random.fold_in(self.keys[0], number)
+                # The step takes the old state away: a signal must not come before there is a new.
+                with signals.postponed():
+                    progress, loss = self.step(progress, images, labels, noise, key, strength)
+                    number += 1
+                in_flight.append(loss)
+                self.on_batch(cut.size)
+                if time.perf_counter() - saved > self.save_every and number < last:
+                    with signals.postponed():
+                        self._save(number, progress)
+                    saved = time.perf_counter()
+            in_flight[-1].block_until_ready()
+        except KeyboardInterrupt:
+            if first < number < last:
+                self._save(number, progress)
+            raise
+        seconds = time.perf_counter() - clock
+        correct = float("nan")
+        if self.accuracy is not None:
+            key = jax.random.fold_in(self.keys[1], epoch)
+            correct = self.accuracy(*_trained(progress), law, key)
+        sums = jax.device_get(progress.sums)
+        loss, share = (sums / (cut.steps * cut.size * recipe.noise_draws)).tolist()
+        if not np.isfinite(loss):
+            raise UserError(
+                f"the training diverged: the mean loss of epoch {epoch + 1} is {loss}; begin "
+                f"again with a smaller learning rate than {recipe.learning_rate:g}"
+            )
+        speed = (last - first) * cut.size / seconds
+        info = EpochInfo(epoch, float(law.k), rate, loss, share, correct, speed, waited / seconds)
+        return progress, info
+
+    def _save(self, steps: int, progress: Progress) -> None:
+        """Writes the state within an epoch, where there is a place to write it.
+
+        Where no command obeys signals, one may have come while a step had taken the state away.
+        """
+        whole = not any(leaf.is_deleted() for leaf in jax.tree.leaves(progress))
+        if self.directory.path is not None and whole:
+            self.directory.write_state(steps, progress)
+
+
+def _begin(
+    recipe: Recipe, dataset: str, scaling: Any, source: Classifier | None
+) -> tuple[nnx.GraphDef, nnx.GraphDef, Progress]:
+    """The graphs of the model in training mode and on stored averages, and the first state."""
+    dtype = jnp.dtype(recipe.dtype)
+    model = build(recipe.arch, recipe.seed, dataset=dataset, scaling=scaling, dtype=dtype)
+    graph, (parameters, averages) = _split(model)
+    fixed = nnx.view(model, raise_if_not_found=False, use_running_average=True, deterministic=True)
+    if source is not None:
+        parameters, averages = _split(nnx.merge(source.graphdef, source.state))[1]
+    smoothed = (parameters, averages) if recipe.decay else None
+    nothing = np.zeros(2, np.float32)
+    progress = Progress(parameters, averages, OPTIMIZER.init(parameters), smoothed, nothing)
+    return graph, _split(fixed)[0], progress
+
+
+def _feed(
+    training: Dataset, stream: Stream | None, cut: Cut, order_key: Array, mesh: Mesh
+) -> Feed:
+    if isinstance(training, ArrayDataset):
+        return ResidentFeed(training, cut, order_key, mesh)
+    assert stream is not None
+    return StreamFeed(stream, cut.size, mesh)
+
+
+def _stream(training: Dataset, recipe: Recipe, cut: Cut, reading: Reading) -> Stream | None:
+    """What reads a set that is not in memory; UserError where it cannot be trained on."""
+    if isinstance(training, ArrayDataset):
+        return None
+    return Stream(
+        training,
+        seed=recipe.seed,
+        batch=cut.size,
+        batches=cut.steps,
+        workers=reading.workers,
+        augmented=True,
+        skip_unreadable=reading.skip_unreadable,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+        say=reading.say,
+    )
+
+
+def _trained(progress: Progress) -> tuple[Any, Any]:
+    """(parameters, averages) of the model that a run makes: the moving average, if one is kept."""
+    return progress.smoothed or (progress.parameters, progress.averages)
 
 
 def _record(
@@ -176,50 +310,29 @@ def _record(
     graph: nnx.GraphDef,
     progress: Progress,
     metadata: ModelMetadata,
+    steps: int,
 ) -> None:
     """Writes an epoch that is over, where there is a place to write it."""
     if path is not None:
-        trained = nnx.merge(graph, progress.parameters, progress.averages)
-        save_model(path / "model", trained, metadata)
-        directory.write(info, progress)
+        save_model(path / "model", nnx.merge(graph, *_trained(progress)), metadata)
+        directory.write_row(info)
+        directory.write_state(steps, progress)
 
 
-def _on_devices(tree: Any, mesh: Mesh, *axes: str | None) -> Any:
-    """Arrays that every process holds whole, put on all devices: split along `axes`, or whole."""
-    sharding = NamedSharding(mesh, PartitionSpec(*axes))
-
-    def put(leaf: Any) -> Array:
-        host = np.asarray(leaf)
-        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
-
-    return jax.tree.map(put, tree)
-
-
-def _accuracy_on(fixed_graph: nnx.GraphDef, test: ArrayDataset, mesh: Mesh) -> Callable[..., Array]:
-    """`make_accuracy` of the test images: a function of parameters, averages, law and key."""
-    size = -(-min(_EVALUATION_BATCH, len(test)) // mesh.size) * mesh.size
-    blocks = -(-len(test) // size)
-    padding = blocks * size - len(test)
-    nothing = np.zeros((padding, *test.image_shape), np.float32)
-    images = np.concatenate([test.images, nothing]).reshape(blocks, size, *test.image_shape)
-    labels = np.concatenate([test.labels, np.full(padding, -1, np.int32)]).reshape(blocks, size)
-    images, labels = _on_devices((images, labels), mesh, None, "images")
-    return partial(make_accuracy(fixed_graph, len(test)), images, labels)
-
-
-def _check_agreement(training: ArrayDataset, record: dict[str, Any]) -> None:
+def _check_agreement(training: Dataset, record: dict[str, Any]) -> None:
     """UserError where this process was given another run than the first."""
     if jax.process_count() > 1:
-        digest = hashlib.sha256(repr(record).encode())
-        for array in (training.images, training.labels):
-            digest.update(np.ascontiguousarray(array).data)
+        digest = hashlib.sha256(repr((record, len(training), training.classes)).encode())
+        if isinstance(training, ArrayDataset):
+            for array in (training.images, training.labels):
+                digest.update(np.ascontiguousarray(array).data)
         mine = np.frombuffer(digest.digest(), np.uint8)
         if not np.array_equal(mine, processes.from_first(mine)):
             raise UserError("this process was given other settings or other data than process 0")
 
 
 def metadata_of(
-    training: ArrayDataset, recipe: Recipe, source: Classifier | None = None
+    training: Dataset, recipe: Recipe, source: Classifier | None = None
 ) -> ModelMetadata:
     """What a checkpoint of this training says; `source` is what it started from."""
     return ModelMetadata(
@@ -238,7 +351,7 @@ def metadata_of(
     )
 
 
-def _pretrained(path: str | Path, training: ArrayDataset, recipe: Recipe) -> Classifier:
+def _pretrained(path: str | Path, training: Dataset, recipe: Recipe) -> Classifier:
     classifier = load_model(path)
     metadata = classifier.metadata
     if metadata.arch != recipe.arch:

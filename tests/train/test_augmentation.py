@@ -4,7 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsrs_jax.train.augmentation import augmentation, crop_and_flip, resized_crop_and_flip
+from dsrs_jax.data import ArrayDataset, LazyDataset
+from dsrs_jax.train.augmentation import (
+    augmentation,
+    crop_and_flip,
+    none,
+    resized_crop_and_flip,
+)
 
 
 def test_a_crop_is_a_window_of_the_padded_image_perhaps_mirrored() -> None:
@@ -36,8 +42,23 @@ def test_a_resized_crop_keeps_plain_images_and_shows_parts_of_others() -> None:
     assert spread.min() < 0.6 and spread.max() <= 1.0 and views.min() >= 0.0
 
 
+def _set(name: str) -> ArrayDataset:
+    images = np.zeros((2, 28, 28, 1), np.float32)
+    return ArrayDataset(name, "train", images, np.array([0, 1], np.int32), 2)
+
+
 def test_each_data_set_has_the_published_one() -> None:
     image = jnp.zeros((2, 28, 28, 1), jnp.float32)
-    assert augmentation("mnist")(jax.random.key(0), image) is image
-    assert augmentation("cifar10") is crop_and_flip
-    assert augmentation("imagenet") is resized_crop_and_flip
+    assert augmentation(_set("mnist"))(jax.random.key(0), image) is image
+    assert augmentation(_set("cifar10")) is crop_and_flip
+    assert augmentation(_set("imagenet")) is resized_crop_and_flip
+
+
+def test_a_streamed_set_is_not_cut_twice() -> None:
+    """Whoever decodes ImageNet's pictures cuts the views; CIFAR's come whole."""
+
+    def read(index: int, generator: np.random.Generator | None) -> tuple[np.ndarray, int]:
+        raise AssertionError("nothing is read")
+
+    for name, expected in (("imagenet", none), ("tinyimagenet", none), ("cifar10", crop_and_flip)):
+        assert augmentation(LazyDataset(name, "train", 2, read, 2, (28, 28, 1))) is expected

@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -20,7 +22,8 @@ from dsrs_jax.certify import certify_table
 from dsrs_jax.noise import generalized_gaussian
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.train import METHODS, EpochInfo, Recipe, train
-from dsrs_jax.train.step import make_accuracy, make_step
+from dsrs_jax.train.evaluation import make_count
+from dsrs_jax.train.step import make_step
 from dsrs_jax.votes import count_votes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +36,8 @@ OF_METHOD = {
     "consistency": {},
     "smoothadv": {"epsilon": 64.0},
     "smoothmix": {"weight": 1.0, "step_size": 0.5},
+    "macer": {"weight": 0.3, "noise_draws": 4},
+    "catrs": {"weight": 0.5, "noise_draws": 4, "epsilon": 128.0, "steps": 1},
 }
 
 
@@ -49,6 +54,8 @@ REACHED = {
     "consistency": Reached(0.748, 2.212),
     "smoothadv": Reached(0.771, 0.972),
     "smoothmix": Reached(0.756, 1.487),
+    "macer": Reached(0.756, 0.603),
+    "catrs": Reached(0.751, 0.572),
 }
 
 
@@ -93,7 +100,7 @@ def test_one_compilation_serves_all_runs_of_one_kind(
     Compilations are read from JAX's own log.
     """
     make_step.cache_clear()
-    make_accuracy.cache_clear()
+    make_count.cache_clear()
     first = dataclasses.replace(DIGITS, epochs=4, k_warmup=3)
     other = dataclasses.replace(
         first, seed=7, epochs=2, k_warmup=1, learning_rate=0.001, learning_rate_step=1, sigma=0.25
@@ -102,7 +109,7 @@ def test_one_compilation_serves_all_runs_of_one_kind(
     with jax.log_compiles(), caplog.at_level("WARNING"):
         for recipe in (first, other):
             train(digits, recipe, test=test_digits, on_epoch=seen.append)
-    for name in ("step", "accuracy"):
+    for name in ("step", "count"):
         compiled = [r for r in caplog.messages if r.startswith(f"Compiling jit({name})")]
         assert len(compiled) == 1
     # The compiled step took the other run's numbers all the same.
@@ -139,6 +146,67 @@ def test_the_seed_decides_everything(digits: data.ArrayDataset) -> None:
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
     assert any((a != b).any() for a, b in zip(first, other, strict=True))
+
+
+def _leaves(model: nnx.Module) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(model))]
+
+
+def test_gradients_of_parts_add_up_to_the_whole(digits: data.ArrayDataset) -> None:
+    recipe = dataclasses.replace(DIGITS, method="smoothadv", epochs=1)
+    whole = _leaves(train(digits, recipe))
+    parts = _leaves(train(digits, dataclasses.replace(recipe, accumulation=4)))
+    begun = _leaves(models.build("digits_cnn", recipe.seed))
+    for first, a, b in zip(begun, whole, parts, strict=True):
+        # Far closer to one another than to where they began.
+        assert np.abs(a - b).max() < 0.02 * np.abs(a - first).max()
+
+
+def test_a_moving_average_is_what_is_trained(digits: data.ArrayDataset) -> None:
+    one_batch = data.ArrayDataset(
+        "digits", "train", digits.images[:64], digits.labels[:64], digits.classes
+    )
+    recipe = dataclasses.replace(DIGITS, batch=64, noise_draws=1, k_warmup=0, epochs=2)
+    first, second = (
+        _leaves(train(one_batch, dataclasses.replace(recipe, epochs=n))) for n in (1, 2)
+    )
+    averaged = _leaves(train(one_batch, dataclasses.replace(recipe, decay=0.15)))
+    begun = _leaves(models.build("digits_cnn", recipe.seed))
+    # Of step 0 a tenth of the old is kept, (1 + 0)/(10 + 0); of step 1 the 0.15, less than 2/11.
+    for zero, one, two, average in zip(begun, first, second, averaged, strict=True):
+        np.testing.assert_allclose(
+            average, 0.15 * (0.1 * zero + 0.9 * one) + 0.85 * two, rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_draws_come_from_the_inner_half_and_sigma_rises_as_asked(
+    share: float, digits: data.ArrayDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method whose loss is what it sees of the noise."""
+    law = generalized_gaussian(64, 0.5, 28.0)
+    half = float(law.truncated(0.5).truncation_radius)
+
+    def seen_of(noise: jax.Array, sigma: jax.Array) -> jax.Array:
+        length = jnp.sqrt(jnp.sum(noise**2, axis=(2, 3, 4)))
+        return jnp.mean((length / sigma <= half / 0.5).astype(jnp.float32)) + 10.0 * sigma
+
+    def loss(
+        logits_of: Callable[[jax.Array], jax.Array], views: Any, batch: Any, objective: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        logits = logits_of(views.images[:, None] + batch.noise)
+        return seen_of(batch.noise, batch.sigma) + 0.0 * jnp.sum(logits), logits
+
+    name = f"noise {share}"
+    monkeypatch.setitem(METHODS, name, METHODS["gaussian"]._replace(loss=loss))
+    recipe = dataclasses.replace(
+        DIGITS, method=name, epochs=3, k_warmup=0, inside=share, sigma_warmup=2
+    )
+    infos: list[EpochInfo] = []
+    train(digits, recipe, on_epoch=infos.append)
+    inner = share + (1.0 - share) / 2.0
+    for info, sigma in zip(infos, (0.25, 0.5, 0.5), strict=True):
+        assert info.loss - 10.0 * sigma == pytest.approx(inner, abs=0.04)
 
 
 def test_batch_norm_learns_and_attacks_leave_its_averages_alone() -> None:

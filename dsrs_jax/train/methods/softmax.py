@@ -1,7 +1,4 @@
-"""The losses of the four methods, on logits of a mini-batch under m noise draws.
-
-Logits have the shape (images, draws, classes), labels (images,).
-"""
+"""What the losses have in common, on logits (images, draws, classes) and labels (images,)."""
 
 from __future__ import annotations
 
@@ -23,55 +20,22 @@ def log_mean_softmax(logits: Logits) -> Float[Array, "images classes"]:
     return jax.nn.logsumexp(jax.nn.log_softmax(logits, axis=-1), axis=1) - count
 
 
-def cross_entropy(logits: Logits, labels: Int32[Array, " images"]) -> Float[Array, ""]:
-    """Mean over draws and images of -log softmax at the label (Cohen et al., 2019)."""
+def cross_entropies(
+    logits: Logits, labels: Int32[Array, " images"]
+) -> Float[Array, "images draws"]:
+    """-log softmax at the label, draw by draw."""
     chosen = jnp.broadcast_to(labels[:, None, None], (*logits.shape[:2], 1))
-    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), chosen, axis=-1))
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), chosen, axis=-1)[..., 0]
 
 
-def consistency(
-    logits: Logits, labels: Int32[Array, " images"], weight: float, entropy_weight: float
-) -> Float[Array, ""]:
-    """Cross-entropy, and the draws' agreement with their mean (Jeong and Shin, NeurIPS 2020).
-
-    cross_entropy + weight * mean over draws of KL(mean softmax || the draw's softmax)
-    + entropy_weight * entropy of the mean softmax; all means over images.
-    """
-    log_each = jax.nn.log_softmax(logits, axis=-1)
-    mean, log_mean = mean_softmax(logits), log_mean_softmax(logits)
-    divergence = jnp.sum(mean[:, None] * (log_mean[:, None] - log_each), axis=-1)
-    entropy = -jnp.sum(mean * log_mean, axis=-1)
-    return (
-        cross_entropy(logits, labels)
-        + weight * jnp.mean(divergence)
-        + entropy_weight * jnp.mean(entropy)
-    )
+def cross_entropy(logits: Logits, labels: Int32[Array, " images"]) -> Float[Array, ""]:
+    """Its mean over draws and images."""
+    return jnp.mean(cross_entropies(logits, labels))
 
 
-def smoothmix(
-    clean: Logits,
-    mixed: Logits,
-    labels: Int32[Array, " images"],
-    share: Float[Array, " images"],
-    weight: Float[Array, ""] | float,
-) -> Float[Array, ""]:
-    """Cross-entropy on the clean end, and soft labels on the mixture (Jeong et al., NeurIPS 2021).
-
-    The soft label of an image is (1 - share) * (mean softmax of its clean end) + share * uniform;
-    gradients flow through it. weight * KL(soft label || each draw of the mixture) counts where the
-    mean softmax of the clean end is right already.
-
-    Args:
-        clean: logits of the clean ends.
-        mixed: logits of the mixtures.
-        labels: right classes.
-        share: of the adversarial end in each mixture, in [0, 1/2].
-        weight: of the second term, warm-up included.
-    """
-    mean = mean_softmax(clean)
-    soft = (1.0 - share[:, None]) * mean + share[:, None] / mean.shape[-1]
-    # x log x is 0 at 0, and its gradient must not be nan there.
-    log_soft = jnp.log(jnp.maximum(soft, jnp.finfo(soft.dtype).tiny))
-    divergence = jnp.sum(soft[:, None] * (log_soft[:, None] - jax.nn.log_softmax(mixed)), axis=-1)
-    right = (jnp.argmax(mean, axis=-1).astype(labels.dtype) == labels).astype(mean.dtype)
-    return cross_entropy(clean, labels) + weight * jnp.mean(right[:, None] * divergence)
+def right(
+    probabilities: Float[Array, "images classes"], labels: Int32[Array, " images"]
+) -> Float[Array, " images"]:
+    """1 where the largest probability is the label's, else 0."""
+    answers = jnp.argmax(probabilities, axis=-1).astype(labels.dtype)
+    return (answers == labels).astype(probabilities.dtype)

@@ -118,14 +118,15 @@ def load_tinyimagenet(
 def load_folder(split: str, data_dir: Path | None, names: Sequence[str] | None = None) -> Dataset:
     """Any images with one folder a class, in folder and file order, as they are.
 
-    Where DATA_DIR/test (or train) exists it is that split's. A label is the place of the folder's
-    name among `names`, or else among those of DATA_DIR/train where both splits have a folder, or
-    else among the folders; folders that are numbers are their labels. Images that lie in no class
-    folder, where there is none, have no labels. All images have the shape of the first one, as EXIF
-    rotates it; they are grey if that is.
+    Where DATA_DIR/test, or val (or train), exists it is that split's. A label is the place of the
+    folder's name among `names`, or else among those of DATA_DIR/train where both splits have a
+    folder, or else among the folders; folders that are numbers are their labels. Images that lie
+    in no class folder, where there is none, have no labels. All images have the shape of the first
+    one, as EXIF rotates it; they are grey if that is.
     """
     folder = _existing("folder", data_dir, _FOLDER_LAYOUT)
-    inside = folder / split if (folder / split).is_dir() else folder
+    beside = [folder / name for name in ((split,) if split == "train" else (split, "val"))]
+    inside = next((one for one in beside if one.is_dir()), folder)
     train = folder / "train"
     if names is not None:
         known = _places(names)

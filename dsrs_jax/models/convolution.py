@@ -3,7 +3,8 @@
 XLA has two slow places there: the gradient of the weights, a convolution whose window is the whole
 image and whose channels are the batch, and the gradient of a strided layer's input, a convolution
 with holes. Of parts of the batch the first is three times as fast; the second is one without holes
-that gives stride² as many channels, put side by side. What they compute is the same.
+that gives stride² as many channels, put side by side. What they compute is the same. As all that
+has a gradient of its own in JAX, they have no forward-mode derivative (`jax.jvp`).
 """
 
 from __future__ import annotations
@@ -92,11 +93,12 @@ def _weight_gradient(
 
     def of_part(features: Features, gradient: Gradient) -> Weights:
         layer = partial(_convolution, features, stride=stride, padding=padding)
-        return jax.linear_transpose(layer, weights)(gradient)[0]
+        found = jax.linear_transpose(layer, weights)(gradient)[0]
+        return found.astype(jnp.float32) if found.dtype == jnp.bfloat16 else found
 
     inputs, outputs = cut(features), cut(gradient)
     first, *others = (of_part(inputs[:, part], outputs[:, part]) for part in range(parts))
-    return sum(others, start=first)
+    return sum(others, start=first).astype(weights.dtype)
 
 
 def _input_gradient(

@@ -50,7 +50,7 @@ class Settings:
     )
     workers: int | None = option(
         None,
-        "processes that read image files; 0: threads (one a core, 0 for small sets)",
+        "processes that read image files (0: threads); default: one a core, small sets 0",
         metavar="N",
     )
     skip_unreadable: bool = option(False, "put the next image in the place of a damaged one")
@@ -75,8 +75,10 @@ def run(settings: Settings, words: Sequence[str]) -> None:
     images = recipe.epochs * cut.steps * cut.size
     streamed = not isinstance(training, data.ArrayDataset)
 
+    named = Console(stderr=True)  # each process reads images of its own
+
     def say(what: str) -> None:
-        console.print(what, soft_wrap=True, markup=False)
+        named.print(what, soft_wrap=True, markup=False, highlight=False)
 
     def show(info: EpochInfo) -> None:
         tested = "" if test is None else f", on test images {100 * info.test_accuracy:.1f}%"
@@ -113,12 +115,17 @@ def _read(settings: Settings) -> tuple[Recipe, data.Dataset, data.Dataset | None
         raise UserError(f"--workers must not be negative, got {settings.workers}")
     training = data.load(settings.dataset, "train", settings.data_dir)
     recipe = dataclasses.replace(settings.recipe, arch=arch)
-    check(training, recipe)
+    check(training, recipe)  # before test images are looked for
     test = (
         None
         if _has_only_train(settings)
         else data.load(settings.dataset, "test", settings.data_dir)
     )
+    if test is not None and test.image_shape != training.image_shape:
+        raise UserError(
+            f"the test images have the shape {test.image_shape}, those of training "
+            f"{training.image_shape}"
+        )
     others = None if test is None or _same(training, test) else test
     if settings.pretrained is None:
         return recipe, training, others, None

@@ -59,6 +59,8 @@ def initialize(
         _check(str(coordinator), int(num_processes or 0), int(process_id or 0))
         if process_id:
             _wait_for(str(coordinator))
+    # It would take SIGTERM for itself, and nobody would end at it.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except (RuntimeError, ValueError) as error:

@@ -21,9 +21,9 @@ _last_words: list[Callable[[], object]] = []
 
 
 class _Postponed:
-    """Whether signals wait at the moment, and the one that does."""
+    """How many callers have signals wait at the moment, and the one that waits."""
 
-    active = False
+    callers = 0
     number: int | None = None
 
 
@@ -98,14 +98,15 @@ def postponed() -> Iterator[None]:
 
     For what must be done whole, and is short. By force the program ends all the same.
     """
-    _Postponed.active = True
+    _Postponed.callers += 1
     try:
         yield
     finally:
-        _Postponed.active = False
-        number, _Postponed.number = _Postponed.number, None
-        if number is not None:
-            raise _Ended(number)
+        _Postponed.callers -= 1
+        if not _Postponed.callers:
+            number, _Postponed.number = _Postponed.number, None
+            if number is not None:
+                raise _Ended(number)
 
 
 @contextlib.contextmanager
@@ -120,7 +121,7 @@ def obeying_signals(program: str, interrupted: str) -> Iterator[None]:
         return
 
     def raise_(number: int, frame: FrameType | None) -> None:
-        if not _Postponed.active:
+        if not _Postponed.callers:
             raise _Ended(number)
         _Postponed.number = number
 

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int32, Key
 
-from dsrs_jax.data import ArrayDataset, Dataset, read_ahead
+from dsrs_jax.data import ArrayDataset, Dataset, Example, read_ahead
 from dsrs_jax.noise import RadialLaw
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.train.placing import on_devices
@@ -27,7 +27,10 @@ Accuracy = Callable[[Any, Any, RadialLaw, Key[Array, ""]], float]
 
 
 def accuracy_on(
-    fixed_graph: nnx.GraphDef, test: Dataset, mesh: Mesh, skip_unreadable: bool
+    fixed_graph: nnx.GraphDef,
+    test: Dataset,
+    mesh: Mesh,
+    skipped: Callable[[str], object] | None,
 ) -> Accuracy:
     """The accuracy under noise on a test set, as a function of a model's state.
 
@@ -37,14 +40,22 @@ def accuracy_on(
         fixed_graph: of the model on stored averages.
         test: the images.
         mesh: of the devices, with the axis "images".
-        skip_unreadable: leave images out that cannot be read. Otherwise asking for the accuracy
-            raises UserError at the first of them.
+        skipped: told once of each image that cannot be read, and is left out. None: asking for
+            the accuracy raises UserError at the first of them.
     """
     size = -(-min(_IMAGES_AT_ONCE, len(test)) // mesh.size) * mesh.size
     count = make_count(fixed_graph)
+    told: set[int] = set()
+
+    def unreadable(example: Example) -> None:
+        if skipped is None:
+            raise UserError(f"{example.problem}; take it out or fix it, or give --skip-unreadable")
+        if example.index not in told:
+            told.add(example.index)
+            skipped(f"skipped {example.problem}")
 
     def blocks() -> Iterator[tuple[Array, Array]]:
-        for images, labels in _blocks(test, size, skip_unreadable):
+        for images, labels in _blocks(test, size, unreadable):
             yield on_devices((images, labels), mesh, "images")
 
     resident = list(blocks()) if isinstance(test, ArrayDataset) else None
@@ -83,7 +94,7 @@ def make_count(fixed_graph: nnx.GraphDef) -> Callable[..., tuple[Array, Array]]:
 
 
 def _blocks(
-    test: Dataset, size: int, skip_unreadable: bool
+    test: Dataset, size: int, unreadable: Callable[[Example], None]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Images and labels of blocks of one size."""
     examples = read_ahead(test, range(len(test)))
@@ -93,8 +104,6 @@ def _blocks(
         for place, example in enumerate(some):
             if example.image is not None:
                 images[place], labels[place] = example.image, example.label
-            elif not skip_unreadable:
-                raise UserError(
-                    f"{example.problem}; take it out or fix it, or give --skip-unreadable"
-                )
+            else:
+                unreadable(example)
         yield images, labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Generator
@@ -77,10 +78,11 @@ class StreamFeed:
 
         def read() -> None:
             try:
-                for batch in self._stream(first):
-                    offer(shares_on_devices(tuple(batch), self._mesh, self._size))
-                    if over.is_set():
-                        return
+                with contextlib.closing(self._stream(first)) as batches:
+                    for batch in batches:
+                        offer(shares_on_devices(tuple(batch), self._mesh, self._size))
+                        if over.is_set():
+                            return
             except BaseException as error:  # told where the images are waited for
                 offer(error)
 
@@ -92,6 +94,9 @@ class StreamFeed:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
-        finally:
+        except GeneratorExit:
             over.set()
-            reader.join()
+            reader.join()  # which ends the workers
+            raise
+        finally:
+            over.set()  # a signal's exception goes on at once: a state is to be written

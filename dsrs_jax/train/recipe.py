@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsrs_jax.data import Dataset
+from dsrs_jax.data import ArrayDataset, Dataset
 from dsrs_jax.models import ARCHITECTURES, DTYPES, architecture
 from dsrs_jax.noise import RadialLaw, generalized_gaussian
 from dsrs_jax.system.errors import UserError
@@ -129,6 +129,8 @@ def check(training: Dataset, recipe: Recipe) -> RadialLaw:
             f"{recipe.arch} has {found.classes} classes, {training.name} has {training.classes}; "
             "give an --arch of as many"
         )
+    if isinstance(training, ArrayDataset) and len(np.unique(training.labels)) < 2:
+        raise UserError(f"{training.name} has images of one class alone: a classifier needs two")
     positive = {
         "epochs": recipe.epochs,
         "batch": recipe.batch,
@@ -137,10 +139,25 @@ def check(training: Dataset, recipe: Recipe) -> RadialLaw:
         "number of noise draws": recipe.noise_draws,
         "number of attack steps": recipe.steps,
         "--accumulate": recipe.accumulation,
+        "--beta": recipe.sharpness,
     }
     for name, value in positive.items():
-        if not value > 0:
+        if not 0 < value < np.inf:
             raise UserError(f"{name} must be positive, got {value}")
+    not_negative = {
+        "--lbd": recipe.weight,
+        "--entropy-weight": recipe.entropy_weight,
+        "--alpha": recipe.step_size,
+        "--mix-step": recipe.mix_step,
+        "--epsilon": recipe.epsilon,
+        "--gamma": recipe.margin,
+        "--warmup": recipe.warmup,
+        "--k-warmup": recipe.k_warmup,
+        "--sigma-warmup": recipe.sigma_warmup,
+    }
+    for name, value in not_negative.items():
+        if not 0 <= value < np.inf:
+            raise UserError(f"{name} must be 0 or more, got {value}")
     for name, share in {"--inside": recipe.inside, "--ema": recipe.decay}.items():
         if not 0.0 <= share < 1.0:
             raise UserError(f"{name} must lie in [0, 1), got {share}")

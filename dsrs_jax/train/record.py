@@ -5,7 +5,7 @@
     state-STEPS/     all that continues the run after so many steps
     metrics.csv      one row an epoch;  events.out.*  the same for TensorBoard
 
-A state is written after each epoch, now and then within one, and where a run is told to end. Its
+A state is written after each epoch, now and then within one, and where it is told to end there. Its
 folder appears whole under its name, and older ones go only then: killed at any moment, a run loses
 what it did since the last of them, and ends as if it had not been killed.
 """
@@ -55,7 +55,7 @@ class TrainingRun:
         path: the folder; None: nothing is written.
         recipe: what the run depends on.
         resume: whether the run in the folder, if there is one, is continued.
-        epoch: steps of an epoch.
+        epoch_steps: steps of an epoch.
 
     Attributes:
         steps: how many the state on disk has behind it; 0 for a new run.
@@ -65,7 +65,9 @@ class TrainingRun:
             it cannot be written.
     """
 
-    def __init__(self, path: Path | None, recipe: dict[str, Any], resume: bool, epoch: int) -> None:
+    def __init__(
+        self, path: Path | None, recipe: dict[str, Any], resume: bool, epoch_steps: int
+    ) -> None:
         self.path, self.steps = path, 0
         self._rows: list[EpochInfo] = []
         self._events: Any = None
@@ -75,24 +77,26 @@ class TrainingRun:
         if (path / _RECIPE).exists():
             if not resume:
                 raise UserError(
-                    f"{path} holds a run, {_age(known, epoch)}; continue it "
+                    f"{path} holds a run, {_age(known, epoch_steps)}; continue it "
                     "with --resume or give another --out"
                 )
             _check_recipe(path, recipe)
         elif path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise UserError(f"{path} exists and holds no run; give another --out")
+        for left in (*path.glob(f".{_STATE}*"), *path.glob(".model.*")):
+            shutil.rmtree(left, ignore_errors=True)  # of a run that was killed as it wrote
         self.steps = known[-1] if known else 0
         make_folder(path)
         write_whole(path / _RECIPE, json.dumps(recipe, indent=2) + "\n")
-        if self.steps >= epoch:
-            self._rows = _read_rows(path / _METRICS, self.steps // epoch)
+        if self.steps >= epoch_steps:
+            self._rows = _read_rows(path / _METRICS, self.steps // epoch_steps)
 
     def __enter__(self) -> TrainingRun:
         if self.path is not None:
             # Where PyTorch is installed it comes with it, a second that only training needs.
             from tensorboardX import SummaryWriter
 
-            self._events = SummaryWriter(str(self.path), purge_step=len(self._rows) or None)
+            self._events = SummaryWriter(str(self.path), purge_step=len(self._rows) + 1)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -160,9 +164,9 @@ def _states(path: Path) -> dict[int, Path]:
     }
 
 
-def _age(states: list[int], epoch: int) -> str:
+def _age(states: list[int], epoch_steps: int) -> str:
     """How far a run is whose states have so many steps."""
-    epochs, steps = divmod(states[-1] if states else 0, epoch)
+    epochs, steps = divmod(states[-1] if states else 0, epoch_steps)
     return f"{epochs} epochs old" + (f" and {steps} steps" if steps else "")
 
 

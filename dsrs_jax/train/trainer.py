@@ -31,7 +31,7 @@ from dsrs_jax.models import (
     scaled_as,
 )
 from dsrs_jax.system import processes, signals
-from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.errors import UserError, first_line
 from dsrs_jax.train.augmentation import augmentation
 from dsrs_jax.train.evaluation import Accuracy, accuracy_on
 from dsrs_jax.train.feed import Feed, ResidentFeed, StreamFeed
@@ -112,6 +112,7 @@ def train(
     metadata = metadata_of(training, recipe, source)
     record = dataclasses.asdict(recipe) | {
         "dataset": training.name,
+        "images": len(training),
         "pretrained": None if source is None else source.fingerprint(),
     }
     processes.together(lambda: _check_agreement(training, record))
@@ -136,7 +137,7 @@ def train(
     )
     progress = on_devices(progress, mesh)
     objective = Objective(*(getattr(recipe, name) for name in Objective._fields))
-    step = make_step(graph, fixed_graph, objective, augmentation(training), mesh)
+    step = make_step(graph, fixed_graph, objective, augmentation(training.name), mesh)
     # By name: another default generator, or way to use it, must not change a training.
     with directory, jax.threefry_partitionable(True):
         seed_key = jax.random.key(recipe.seed, impl="threefry2x32")
@@ -149,13 +150,15 @@ def train(
             feed=_feed(training, stream, cut, order_key, mesh),
             accuracy=None
             if test is None
-            else accuracy_on(fixed_graph, test, mesh, reading.skip_unreadable),
+            else accuracy_on(
+                fixed_graph, test, mesh, reading.say if reading.skip_unreadable else None
+            ),
             keys=(step_key, test_key),
             directory=directory,
             save_every=save_every,
             on_batch=on_batch or (lambda images: None),
         )
-        with contextlib.closing(run.feed(start)) as batches:
+        with _others_are_there(), contextlib.closing(run.feed(start)) as batches:
             for epoch in range(start // cut.steps, recipe.epochs):
                 first = max(start, epoch * cut.steps)
                 progress, info = run.epoch(epoch, first, progress, batches)
@@ -169,6 +172,20 @@ def train(
                 if on_epoch is not None:
                     on_epoch(info)
     return nnx.merge(graph, *_trained(progress))
+
+
+@contextlib.contextmanager
+def _others_are_there() -> Iterator[None]:
+    """Inside, a lost process ends the others in one line: no step can be done without it."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise UserError(
+            f"another process of this run failed or was lost ({first_line(error)[:200]}); start "
+            "all of them again, with --resume"
+        ) from error
 
 
 @dataclasses.dataclass
@@ -206,7 +223,8 @@ class _Run:
                     in_flight.popleft().block_until_ready()
                 asked = time.perf_counter()
                 images, labels = next(batches)
-                if not in_flight or in_flight[-1].is_ready():
+                # The first images, and the step's compilation, come before anything can wait.
+                if number > first and in_flight[-1].is_ready():
                     waited += time.perf_counter() - asked
                 law = law_at(self.training, recipe, epoch, number // cut.parts)
                 noise = Noise(law, law.truncated(_INNER))
@@ -271,11 +289,14 @@ def _begin(
     return graph, _split(fixed)[0], progress
 
 
-def _feed(
-    training: Dataset, stream: Stream | None, cut: Cut, order_key: Array, mesh: Mesh
-) -> Feed:
+def _feed(training: Dataset, stream: Stream | None, cut: Cut, order_key: Array, mesh: Mesh) -> Feed:
     if isinstance(training, ArrayDataset):
         return ResidentFeed(training, cut, order_key, mesh)
+    if jax.process_count() > 1 and cut.size % mesh.size:
+        raise UserError(
+            f"a mini-batch of {cut.size} images is no multiple of the {mesh.size} devices of "
+            f"{jax.process_count()} processes, which share it; change --batch"
+        )
     assert stream is not None
     return StreamFeed(stream, cut.size, mesh)
 

@@ -17,7 +17,7 @@ def _state(epochs: int) -> dict[str, np.ndarray]:
 
 def _train(path: Path, first: int, last: int) -> None:
     """Epochs first ... last - 1, of two steps each."""
-    with TrainingRun(path, RECIPE, resume=first > 0, epoch=2) as run:
+    with TrainingRun(path, RECIPE, resume=first > 0, epoch_steps=2) as run:
         assert run.steps == 2 * first
         for epoch in range(first, last):
             run.write_row(EpochInfo(epoch, 28.0, 0.1, 2.0, 0.5, 0.5, 100.0, 0.0))
@@ -45,7 +45,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, mess
     (tmp_path / name).write_bytes(content)
     before = _files(tmp_path)
     with pytest.raises(UserError, match=message) as told:
-        TrainingRun(tmp_path, RECIPE, resume=True, epoch=2)
+        TrainingRun(tmp_path, RECIPE, resume=True, epoch_steps=2)
     assert "\n" not in str(told.value)
     assert {file: before[file] for file in before if file.name != "recipe.json"} == {
         file: content for file, content in _files(tmp_path).items() if file.name != "recipe.json"
@@ -62,7 +62,7 @@ def test_a_run_whose_rows_are_not_all_there_is_not_continued(
     left = np.delete(rows, lost).tolist()
     file.write_text("\n".join([header, *left]) + "\n")
     with pytest.raises(UserError, match=r"damaged .* no row for each of 2 epochs"):
-        TrainingRun(tmp_path, RECIPE, resume=True, epoch=2)
+        TrainingRun(tmp_path, RECIPE, resume=True, epoch_steps=2)
 
 
 def test_what_only_looks_like_a_state_is_left_alone(tmp_path: Path) -> None:
@@ -74,17 +74,17 @@ def test_what_only_looks_like_a_state_is_left_alone(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.glob("state-*")) == [
         "state-1 (old)", "state-6", "state-7", "state-9.tmp", "state-best",
     ]  # fmt: skip
-    with TrainingRun(tmp_path, RECIPE, resume=True, epoch=2) as run:
+    with TrainingRun(tmp_path, RECIPE, resume=True, epoch_steps=2) as run:
         assert run.read_state(_state(0))["weights"].tolist() == [3.0] * 4
 
 
 def test_a_state_within_an_epoch_continues_there(tmp_path: Path) -> None:
     _train(tmp_path, 0, 1)
-    with TrainingRun(tmp_path, RECIPE, resume=True, epoch=2) as run:
+    with TrainingRun(tmp_path, RECIPE, resume=True, epoch_steps=2) as run:
         run.write_state(3, _state(7))
     with pytest.raises(UserError, match="1 epochs old and 1 steps; continue it with --resume"):
-        TrainingRun(tmp_path, RECIPE, resume=False, epoch=2)
-    with TrainingRun(tmp_path, RECIPE, resume=True, epoch=2) as run:
+        TrainingRun(tmp_path, RECIPE, resume=False, epoch_steps=2)
+    with TrainingRun(tmp_path, RECIPE, resume=True, epoch_steps=2) as run:
         assert run.steps == 3
         assert run.read_state(_state(0))["weights"].tolist() == [7.0] * 4
         run.write_row(EpochInfo(1, 28.0, 0.1, 2.0, 0.5, 0.5, 100.0, 0.0))

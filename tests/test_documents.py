@@ -3,12 +3,12 @@
 import importlib
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from documented_commands import commands
 
 from dsrs_jax.system.options import parse
 
@@ -123,11 +123,6 @@ models.save_model("runs/mnist_43/model", models.build("mnist_43", seed=0), metad
 def test_the_example_of_models_in_python_runs(tmp_path: Path) -> None:
     [program] = [one for one in examples("docs/models.md") if not one.startswith("# net.py")]
     run(f"{program}\nassert certificates.radius.shape == (4,)", tmp_path)
-
-
-def commands(document: str) -> list[list[str]]:
-    text = (ROOT / document).read_text().replace("\\\n", " ")
-    return [shlex.split(line) for line in re.findall(r"^    dsrs-jax (.*)$", text, re.M)]
 
 
 @pytest.mark.parametrize("words", commands("docs/reproduce.md"), ids=" ".join)

@@ -172,7 +172,10 @@ def _check(dataset: Dataset, batch: int, workers: int, processes: int) -> None:
             "--batch"
         )
     if batch % processes:
-        raise UserError(f"--batch must be a multiple of the {processes} processes, got {batch}")
+        raise UserError(
+            f"a mini-batch of {batch} images is no multiple of the {processes} processes, which "
+            "share it; change --batch"
+        )
     if workers < 0:
         raise UserError(f"--workers must not be negative, got {workers}")
 

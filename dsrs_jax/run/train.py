@@ -86,7 +86,8 @@ def run(settings: Settings, words: Sequence[str]) -> None:
         console.print(
             f"epoch {info.epoch + 1}/{recipe.epochs}: k {info.k:g}, loss {info.loss:.4f}, correct "
             f"under noise {100 * info.accuracy:.1f}%{tested}; "
-            f"{info.images_per_second:,.0f} images/s{waited}"
+            f"{info.images_per_second:,.0f} images/s{waited}",
+            soft_wrap=True,
         )
 
     with progress(console, "training", images, "images") as advance:

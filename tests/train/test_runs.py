@@ -1,50 +1,32 @@
 """The command: a killed run ends as if it had not been, processes train together, mistakes."""
 
-import csv
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from training_runs import (
+    assert_as_one_process_would,
+    digits_in_folders,
+    end,
+    fingerprint,
+    rows,
+    start,
+    steps,
+    two_processes,
+    wait_for,
+)
 
 from dsrs_jax import data, models
 from dsrs_jax.run.main import main
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [
     "train", "--method", "smoothmix", "--sigma", "0.5", "--k", "28", "--k-warmup", "3",
     "--batch", "128", "--num-noise-vec", "2", "--num-steps", "1", "--epochs", "10", "--lr", "0.05",
 ]  # fmt: skip
-
-
-def _start(arguments: list[str], devices: int = 1) -> subprocess.Popen[str]:
-    """The command in a process of its own, on so many virtual devices."""
-    own = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "dsrs_jax", *arguments],
-        env={**os.environ, **own},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _rows(out: Path) -> list[dict[str, str]]:
-    with open(out / "metrics.csv") as stream:
-        rows = list(csv.DictReader(stream))
-    return [{n: v for n, v in row.items() if n != "images_per_second"} for row in rows]
-
-
-def _fingerprint(out: Path) -> str:
-    return models.load_model(out / "model").fingerprint()
+EPOCH = 22  # steps: eleven batches of two parts
 
 
 @pytest.fixture(scope="module")
@@ -56,36 +38,51 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_leaves_its_last_state_and_a_row_an_epoch(whole: Path) -> None:
-    assert [int(row["epoch"]) for row in _rows(whole)] == list(range(10))
+    assert [int(row["epoch"]) for row in rows(whole)] == list(range(10))
     assert list(whole.glob("events.out*"))
-    assert [path.name for path in whole.glob("state-*")] == ["state-10"]
+    assert [path.name for path in whole.glob("state-*")] == [f"state-{10 * EPOCH}"]
 
 
 def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     killed = tmp_path / "killed"
+    # A state after each step: a signal comes while one is written.
+    often = [*COMMAND, "--save-every", "0.000001", "--out", str(killed)]
     # A test before may have given this process more devices than one.
-    process = _start([*COMMAND, "--out", str(killed)], jax.local_device_count())
-    deadline = time.monotonic() + 300
-    while not (killed / "state-2").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    assert not (killed / "state-10").exists()  # it was killed in the middle
+    process = start(often, jax.local_device_count())
+    wait_for(process, killed, EPOCH + 1)
+    end(process, signal.SIGKILL)
+    assert EPOCH < steps(killed) < 2 * EPOCH
     assert main([*COMMAND, "--out", str(killed)]) == 2
     assert "--resume" in capsys.readouterr().err
     resume = [*COMMAND, "--resume", "--out", str(killed)]
     assert main([*resume, "--sigma", "0.6"]) == 2
     assert "begun with sigma = 0.5, not 0.6" in capsys.readouterr().err
     assert main(resume) == 0
-    assert _fingerprint(killed) == _fingerprint(whole)
-    assert _rows(killed) == _rows(whole)
+    assert fingerprint(killed) == fingerprint(whole)
+    assert rows(killed) == rows(whole)
     # More epochs may be asked for later; what is done is done.
     assert main([*resume, "--epochs", "11"]) == 0
-    assert _rows(killed)[:10] == _rows(whole) and len(_rows(killed)) == 11
+    assert rows(killed)[:10] == rows(whole) and len(rows(killed)) == 11
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_told_to_end_while_it_writes_a_state_it_loses_nothing(
+    number: signal.Signals, code: int, word: str, whole: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    often = [*COMMAND, "--save-every", "0.000001", "--out", str(out)]
+    process = start(often, jax.local_device_count())
+    found = wait_for(process, out, EPOCH + 1)
+    assert end(process, number) == (code, f"dsrs-jax train: {word}; --resume continues it\n")
+    assert found <= steps(out) < 2 * EPOCH
+    assert [path.name for path in out.glob("*state-*")] == [f"state-{steps(out)}"]
+    assert main([*COMMAND, "--resume", "--out", str(out)]) == 0
+    assert fingerprint(out) == fingerprint(whole) and rows(out) == rows(whole)
 
 
 def test_a_training_that_diverges_ends_in_one_line(
@@ -93,7 +90,7 @@ def test_a_training_that_diverges_ends_in_one_line(
 ) -> None:
     out = tmp_path / "run"
     assert main([*COMMAND, "--epochs", "1", "--out", str(out)]) == 0
-    before = _fingerprint(out)
+    before = fingerprint(out)
     (out / "recipe.json").write_text(
         (out / "recipe.json").read_text().replace('"learning_rate": 0.05', '"learning_rate": 1e+30')
     )
@@ -102,7 +99,7 @@ def test_a_training_that_diverges_ends_in_one_line(
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "smaller learning rate than 1e+30" in error
     assert "diverged: the mean loss of epoch 2 is nan" in error
-    assert _fingerprint(out) == before and len(_rows(out)) == 1
+    assert fingerprint(out) == before and len(rows(out)) == 1
 
 
 def test_training_starts_from_a_run_or_its_model(whole: Path, tmp_path: Path) -> None:
@@ -110,25 +107,11 @@ def test_training_starts_from_a_run_or_its_model(whole: Path, tmp_path: Path) ->
         more = ["--epochs", "1", "--pretrained", str(source), "--out", str(tmp_path / name)]
         assert main([*COMMAND, *more]) == 0
         recipe = json.loads((tmp_path / name / "recipe.json").read_text())
-        assert recipe["pretrained"] == _fingerprint(whole)
-    again = _rows(tmp_path / "run")
-    assert again == _rows(tmp_path / "model")
+        assert recipe["pretrained"] == fingerprint(whole)
+    again = rows(tmp_path / "run")
+    assert again == rows(tmp_path / "model")
     # Without noise that grows, its first epoch goes on where the run ended.
-    assert float(again[0]["loss"]) < 0.9 * float(_rows(whole)[0]["loss"])
-
-
-def _two_processes(*more: list[str]) -> list[tuple[int, str]]:
-    """(exit code, what it said to stderr) of each; `more` are arguments of each alone."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    joined = ["--coordinator", f"localhost:{port}", "--num-processes", "2"]
-    processes = [
-        _start([*COMMAND, *joined, "--process-id", str(number), *own])
-        for number, own in enumerate(more)
-    ]
-    said = [process.communicate(timeout=300)[1] for process in processes]
-    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+    assert float(again[0]["loss"]) < 0.9 * float(rows(whole)[0]["loss"])
 
 
 def test_two_processes_continue_as_one_process_would(whole: Path, tmp_path: Path) -> None:
@@ -136,12 +119,11 @@ def test_two_processes_continue_as_one_process_would(whole: Path, tmp_path: Path
     first, second = tmp_path / "first", tmp_path / "second"
     assert main([*COMMAND, "--epochs", "1", "--out", str(first)]) == 0
     more = ["--epochs", "3", "--resume", "--out"]
-    assert _two_processes([*more, str(first)], [*more, str(second)]) == [(0, ""), (0, "")]
+    commands = [[*COMMAND, *more, str(out)] for out in (first, second)]
+    assert two_processes(*commands) == [(0, ""), (0, "")]
     assert not second.exists()  # the first alone writes
-    assert len(_rows(first)) == 3
-    for ours, theirs in zip(_rows(first), _rows(whole)[:3], strict=True):
-        for name, value in theirs.items():
-            assert float(ours[name]) == pytest.approx(float(value), rel=1e-4, abs=3e-3)
+    assert len(rows(first)) == 3
+    assert_as_one_process_would(rows(first), rows(whole)[:3])
 
 
 @pytest.mark.parametrize(
@@ -161,12 +143,12 @@ def test_a_mistake_in_one_process_ends_them_all(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a_file").write_text("")
-    ended = _two_processes(first, second)
+    ended = two_processes([*COMMAND, *first], [*COMMAND, *second])
     assert [code for code, _ in ended] == [2, 2]
     assert all(text.count("\n") == 1 for _, text in ended)
     assert sum(message in text for _, text in ended) == 1
     assert sum("another process of this run failed" in text for _, text in ended) == 1
-    assert not (tmp_path / "run" / "state-1").exists()
+    assert not list(tmp_path.glob("*/state-*"))
 
 
 @pytest.mark.parametrize(
@@ -217,14 +199,7 @@ def _images_of_ones_own(kind: str, place: Path) -> Path:
         training = data.in_memory(data.load("digits", "train"))
         np.savez(place / "images.npz", images=training.images, labels=training.labels)
         return place / "images.npz"
-    for split, many in (("train", 300), ("test", 30)):
-        digits = data.load("digits", split)
-        for index in range(many):
-            image, label = digits[index]
-            file = place / split / str(label) / f"{index}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.round(image[..., 0] * 255).astype(np.uint8)).save(file)
-    return place
+    return digits_in_folders(place)
 
 
 @pytest.mark.parametrize("kind", ["npz", "folder"])
@@ -237,8 +212,8 @@ def test_images_of_ones_own_are_trained_on(
     assert main([*command, "--out", str(out)]) == 0
     tested = kind == "folder"  # the file has no other images than those
     assert ("on test images" in capsys.readouterr().out) == tested
-    assert (_rows(out)[-1]["test_accuracy"] == "nan") != tested
-    assert float(_rows(out)[-1]["accuracy"]) > 0.5
+    assert (rows(out)[-1]["test_accuracy"] == "nan") != tested
+    assert float(rows(out)[-1]["accuracy"]) > 0.5
     model = models.load_model(out / "model")
     assert model.metadata.dataset == kind
     # It is a model of the digits, too, whose input is scaled as theirs.

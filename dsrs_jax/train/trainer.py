@@ -215,7 +215,6 @@ class _Run:
         rate = learning_rate_at(recipe.learning_rate, recipe.learning_rate_step, epoch)
         warmup = np.float32(warmup_at(recipe.warmup, epoch))
         in_flight: deque[Any] = deque()
-        law = law_at(self.training, recipe, epoch, last // cut.parts - 1)
         number = first
         try:
             while number < last:

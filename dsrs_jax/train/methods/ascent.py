@@ -16,6 +16,7 @@ from dsrs_jax.train.methods.softmax import log_mean_softmax
 Images = Float[Array, "images height width channels"]
 Noise = Float[Array, "images draws height width channels"]
 
+PIXELS = 256.0  # the papers' epsilon is in units of 1/256
 _SMALLEST_NORM = 1e-8
 
 

@@ -15,11 +15,9 @@ from jax.scipy.special import entr
 from jaxtyping import Array, Float, Int32
 from scipy.special import bdtr
 
-from dsrs_jax.train.methods.ascent import Images, Noise, lengths, unit, within
+from dsrs_jax.train.methods.ascent import PIXELS, Images, Noise, lengths, unit, within
 from dsrs_jax.train.methods.method import Batch, LogitsOf, Method, Objective, Views
 from dsrs_jax.train.methods.softmax import Logits, cross_entropies, mean_softmax
-
-_PIXELS = 256.0  # epsilon is in units of 1/256, as published
 
 
 def attack(
@@ -112,7 +110,7 @@ def views(logits_of: LogitsOf, batch: Batch, objective: Objective) -> Views:
     """The images, and noisy images under the worst noise; the radius rises with the warm-up."""
     images, noise = batch.images, batch.noise
     target = mean_softmax(logits_of(images[:, None] + noise))
-    radius = batch.warmup * (objective.epsilon / _PIXELS)
+    radius = batch.warmup * (objective.epsilon / PIXELS)
     worst = attack(logits_of, images, noise, target, steps=objective.steps, radius=radius)
     return Views(images, images[:, None] + worst)
 

@@ -7,10 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
 from dsrs_jax.train.methods import gaussian
-from dsrs_jax.train.methods.ascent import Images, Noise, direction, within
+from dsrs_jax.train.methods.ascent import PIXELS, Images, Noise, direction, within
 from dsrs_jax.train.methods.method import Batch, LogitsOf, Method, Objective, Views
-
-_PIXELS = 256.0  # the paper's epsilon is in units of 1/256
 
 
 def attack(
@@ -37,7 +35,7 @@ def attack(
 
 def views(logits_of: LogitsOf, batch: Batch, objective: Objective) -> Views:
     """The images, attacked; the radius rises with the warm-up."""
-    radius = batch.warmup * (objective.epsilon / _PIXELS)
+    radius = batch.warmup * (objective.epsilon / PIXELS)
     return Views(attack(logits_of, *batch[:3], steps=objective.steps, radius=radius))
 
 

@@ -28,6 +28,9 @@ class Feed(Protocol):
     def __call__(self, first: int) -> Generator[tuple[Array, Array]]:
         """(images, labels) on the devices from mini-batch number `first` on, without end."""
 
+    def close(self) -> None:
+        """Waits until whatever reads for it has ended."""
+
 
 class ResidentFeed:
     """Of a set in memory, which lies whole on every device; an epoch's order is drawn by JAX."""
@@ -45,6 +48,9 @@ class ResidentFeed:
             return constrained(images[chosen]), constrained(labels[chosen])
 
         self._take = take
+
+    def close(self) -> None:
+        """Nothing reads for it."""
 
     def __call__(self, first: int) -> Generator[tuple[Array, Array]]:
         cut, number = self._cut, first
@@ -64,6 +70,12 @@ class StreamFeed:
 
     def __init__(self, stream: Stream, size: int, mesh: Mesh) -> None:
         self._stream, self._size, self._mesh = stream, size, mesh
+        self._readers: list[threading.Thread] = []
+
+    def close(self) -> None:
+        """Waits until its readers have ended, and with them their workers."""
+        while self._readers:
+            self._readers.pop().join()
 
     def __call__(self, first: int) -> Generator[tuple[Array, Array]]:
         ready: queue.Queue[Any] = queue.Queue(_AHEAD)
@@ -88,15 +100,12 @@ class StreamFeed:
 
         reader = threading.Thread(target=read, name="input", daemon=True)
         reader.start()
+        self._readers.append(reader)
         try:
             while True:
                 item = ready.get()
                 if isinstance(item, BaseException):
                     raise item
                 yield item
-        except GeneratorExit:
-            over.set()
-            reader.join()  # which ends the workers
-            raise
         finally:
-            over.set()  # a signal's exception goes on at once: a state is to be written
+            over.set()  # and no more: where a signal came a state is written before `close`

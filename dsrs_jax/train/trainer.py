@@ -158,7 +158,11 @@ def train(
             save_every=save_every,
             on_batch=on_batch or (lambda images: None),
         )
-        with _others_are_there(), contextlib.closing(run.feed(start)) as batches:
+        with (
+            _others_are_there(),
+            contextlib.closing(run.feed) as feed,
+            contextlib.closing(feed(start)) as batches,
+        ):
             for epoch in range(start // cut.steps, recipe.epochs):
                 first = max(start, epoch * cut.steps)
                 progress, info = run.epoch(epoch, first, progress, batches)

@@ -25,6 +25,7 @@ from dsrs_jax.run.model import model_folder
 from dsrs_jax.run.settings import CompilationOptions, ProcessOptions
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.options import group, option
+from dsrs_jax.system.output import complain
 from dsrs_jax.system.processes import together
 from dsrs_jax.train import EpochInfo, Reading, Recipe, train
 from dsrs_jax.train.recipe import check, cut_of
@@ -75,11 +76,6 @@ def run(settings: Settings, words: Sequence[str]) -> None:
     images = recipe.epochs * cut.steps * cut.size
     streamed = not isinstance(training, data.ArrayDataset)
 
-    named = Console(stderr=True)  # each process reads images of its own
-
-    def say(what: str) -> None:
-        named.print(what, soft_wrap=True, markup=False, highlight=False)
-
     def show(info: EpochInfo) -> None:
         tested = "" if test is None else f", on test images {100 * info.test_accuracy:.1f}%"
         waited = f", {100 * info.input_wait:.0f}% waiting for images" if streamed else ""
@@ -99,7 +95,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             resume=settings.resume,
             save_every=60.0 * settings.save_every,
             pretrained=pretrained,
-            reading=Reading(_workers(settings, training), settings.skip_unreadable, say),
+            reading=Reading(_workers(settings, training), settings.skip_unreadable, complain),
             on_epoch=show,
             on_batch=advance,
         )

@@ -14,6 +14,10 @@ from jaxtyping import Array, Float
 
 from dsrs_jax.models.convolution import conv_general_dilated
 
+HE = nnx.initializers.he_normal(dtype=jnp.float32)
+# PyTorch's initial weights, uniform with a sixth of that variance: for networks whose max pools,
+# which pass on the largest of what noise gives, have no normalisation after them.
+SMALL = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform", dtype=jnp.float32)
 # PyTorch's: added to the variance, and the share of the old average that a batch keeps.
 _EPSILON, _MOMENTUM = 1e-5, 0.9
 _LAYER_NORM_EPSILON = 1e-6  # of published vision transformers
@@ -28,6 +32,7 @@ def convolution(
     stride: int = 1,
     padding: int = 0,
     bias: bool = True,
+    initial: nnx.Initializer = HE,
     dtype: Any = jnp.float32,
 ) -> nnx.Conv:
     """A square convolution over NHWC features, weights (H, W, in, out)."""
@@ -38,7 +43,7 @@ def convolution(
         strides=(stride, stride),
         padding=((padding, padding), (padding, padding)),
         use_bias=bias,
-        kernel_init=nnx.initializers.he_normal(dtype=jnp.float32),
+        kernel_init=initial,
         dtype=dtype,
         param_dtype=jnp.float32,
         conv_general_dilated=conv_general_dilated,
@@ -47,13 +52,18 @@ def convolution(
 
 
 def dense(
-    features_in: int, features_out: int, *, rngs: nnx.Rngs, dtype: Any = jnp.float32
+    features_in: int,
+    features_out: int,
+    *,
+    rngs: nnx.Rngs,
+    initial: nnx.Initializer = HE,
+    dtype: Any = jnp.float32,
 ) -> nnx.Linear:
     """A dense layer with bias, weights (in, out)."""
     return nnx.Linear(
         features_in,
         features_out,
-        kernel_init=nnx.initializers.he_normal(dtype=jnp.float32),
+        kernel_init=initial,
         dtype=dtype,
         param_dtype=jnp.float32,
         rngs=rngs,

@@ -1,5 +1,6 @@
 """LeNet for MNIST, as in the published checkpoints of certified training."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,7 +8,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
-from dsrs_jax.models.layers import check_images, convolution, dense, flatten, logits, max_pool
+from dsrs_jax.models.layers import (
+    SMALL,
+    check_images,
+    convolution,
+    dense,
+    flatten,
+    logits,
+    max_pool,
+)
 from dsrs_jax.models.scaling import InputScaling
 
 IMAGE_SHAPE = (28, 28, 1)
@@ -19,10 +28,10 @@ class LeNet(nnx.Module):
 
     def __init__(self, *, scaling: InputScaling, rngs: nnx.Rngs, dtype: Any = jnp.float32) -> None:
         self.scaling = scaling
-        self.conv1 = convolution(1, 20, kernel=5, rngs=rngs, dtype=dtype)
-        self.conv2 = convolution(20, 50, kernel=5, rngs=rngs, dtype=dtype)
-        self.fc1 = dense(4 * 4 * 50, 500, rngs=rngs, dtype=dtype)
-        self.fc2 = dense(500, CLASSES, rngs=rngs, dtype=dtype)
+        conv = partial(convolution, kernel=5, rngs=rngs, initial=SMALL, dtype=dtype)
+        full = partial(dense, rngs=rngs, initial=SMALL, dtype=dtype)
+        self.conv1, self.conv2 = conv(1, 20), conv(20, 50)
+        self.fc1, self.fc2 = full(4 * 4 * 50, 500), full(500, CLASSES)
 
     def __call__(self, images: Float[Array, "..."]) -> Float32[Array, "images classes"]:
         """Logits (N, 10) of images (N, 28, 28, 1) in [0, 1], noise included."""

@@ -92,6 +92,20 @@ def test_every_method_learns_and_certifies(
     assert np.mean(radius >= 0.25) > 0.4
 
 
+@pytest.mark.parametrize("arch", ["lenet", "mnist_43"])
+def test_the_usual_learning_rate_is_none_too_high_for_mnist(arch: str, mnist_dir: Path) -> None:
+    """Large initial logits under noise end at once where every answer is the same."""
+    training = data.in_memory(data.load("mnist", "train", mnist_dir))
+    few = data.ArrayDataset(
+        "mnist", "train", training.images[:2560], training.labels[:2560], training.classes
+    )
+    for seed in range(2):
+        seen: list[EpochInfo] = []
+        recipe = Recipe(arch, sigma=0.5, epochs=2, batch=64, noise_draws=1, seed=seed)
+        train(few, recipe, on_epoch=seen.append)
+        assert seen[-1].accuracy > 0.5
+
+
 def test_one_compilation_serves_all_runs_of_one_kind(
     digits: data.ArrayDataset, test_digits: data.ArrayDataset, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -78,7 +78,7 @@ def _speed(batches: Iterator[Any], images: int, seconds: float) -> float:
 def ours(folder: Path, workers: int, seconds: float, batch: int = 64) -> float:
     """Images a second of `dsrs_jax.data.Stream`."""
     dataset = load("imagenet", "train", folder)
-    stream = Stream(dataset, seed=0, batch=batch, workers=workers, augmented=True, say=print)
+    stream = Stream(dataset, seed=0, batch=batch, workers=workers, say=print)
     with contextlib.closing(stream(0)) as batches:
         return _speed(batches, batch, seconds)
 

@@ -25,7 +25,7 @@ from dsrs_jax.train import EpochInfo, Recipe, metadata_of, train
 # and the training images (the first ones of MNIST, so that an epoch is short).
 SETS = {
     "digits": (Recipe("digits_cnn", k=28.0, batch=128, learning_rate=0.05), 4, 4_000, 1_437),
-    "mnist": (Recipe("lenet", k=380.0, batch=256, learning_rate=0.02), 100, 2_000, 5_120),
+    "mnist": (Recipe("lenet", k=380.0, batch=64, learning_rate=0.02), 100, 2_000, 5_120),
 }
 RECIPES: dict[str, dict[str, object]] = {
     "gaussian": {"noise_draws": 1},

@@ -133,6 +133,7 @@ class PyTorchSteps:
 
 def streamed(arch: str, batch: int, batches: int) -> None:
     """Prints what training on JPEG files waits for."""
+    found = loading.measure()  # first, for PyTorch's loader forks: not beside JAX's threads
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         loading.write_images(folder, batch * batches)
@@ -141,7 +142,6 @@ def streamed(arch: str, batch: int, batches: int) -> None:
         seen: list[EpochInfo] = []
         train(training, recipe, reading=Reading(workers=2), on_epoch=seen.append)
     best = max(seen[1:], key=lambda info: info.images_per_second)
-    found = loading.measure()
     theirs = found.torchvision / found.workers
     print("| trained, images/s | waiting | decoded, images/s a core | torchvision's | ratio |")
     print("|--:|--:|--:|--:|--:|")

@@ -42,10 +42,9 @@ class Stream:
     """The batches of a data set without end; calling it begins at a batch.
 
     An epoch's order is a permutation of all images, drawn for (seed, epoch); the images that do
-    not fill its last batch sit it out. With `augmented`, an image of a batch is a random view,
-    drawn for (seed, batch, place in it), where the set has such views (`data.views`); the others
-    are as they are tested. Without, images come as they are tested, in the order of their
-    indices.
+    not fill its last batch sit it out. An image of a batch is a random view, drawn for (seed,
+    batch, place in it), where the set has such views (`data.views`); the others are as they are
+    tested.
 
     Workers are new Python processes that import the program's main module, so a script that
     streams with workers needs the usual `if __name__ == "__main__":`.
@@ -62,7 +61,6 @@ class Stream:
         batch: int,
         batches: int | None = None,
         workers: int,
-        augmented: bool,
         skip_unreadable: bool = False,
         process: int = 0,
         processes: int = 1,
@@ -75,7 +73,6 @@ class Stream:
             batch: images of a batch, over all processes.
             batches: of an epoch, unless it has as many as it can.
             workers: processes that read and decode; 0: threads of this one do.
-            augmented: see above.
             skip_unreadable: in the place of a damaged image stands the next one of the epoch's
                 order that can be read.
             process, processes: this host's number and how many there are: it gets
@@ -94,7 +91,6 @@ class Stream:
         part = min(rows, max(1, _PART_BYTES // image_bytes))
         self._plan = _Plan(
             seed=seed,
-            augmented=augmented,
             size=len(dataset),
             batch=batch,
             batches=min(len(dataset) // batch, batches or len(dataset)),
@@ -193,7 +189,6 @@ class _Plan:
     """Which image stands where, and what is seen of it."""
 
     seed: int
-    augmented: bool
     size: int  # images of the set
     batch: int
     batches: int  # of an epoch
@@ -210,14 +205,13 @@ class _Plan:
         """The image in a row of this process's share of a batch, or one `later` in the order."""
         epoch, within = divmod(number, self.batches)
         place = (within * self.batch + self.begin + row + later) % self.size
-        return int(_order(self.seed, epoch, self.size)[place]) if self.augmented else place
+        return int(_order(self.seed, epoch, self.size)[place])
 
     def read(
         self, dataset: Dataset, number: int, row: int, later: int = 0
     ) -> tuple[np.ndarray, int]:
         """Pixels and label of that image, as it is seen in this row."""
-        place = self.begin + row
-        generator = _generator(self.seed, _VIEW, number, place) if self.augmented else None
+        generator = _generator(self.seed, _VIEW, number, self.begin + row)
         return dataset.view(self.index(number, row, later), generator)
 
 

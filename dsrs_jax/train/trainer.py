@@ -314,7 +314,6 @@ def _stream(training: Dataset, recipe: Recipe, cut: Cut, reading: Reading) -> St
         batch=cut.size,
         batches=cut.steps,
         workers=reading.workers,
-        augmented=True,
         skip_unreadable=reading.skip_unreadable,
         process=jax.process_index(),
         processes=jax.process_count(),

@@ -52,7 +52,7 @@ def dataset(folder: Path) -> Dataset:
 
 
 def _stream(dataset: Dataset, workers: int = 0, **other: Any) -> Stream:
-    settings: dict[str, Any] = {"seed": 3, "batch": BATCH, "augmented": True, "say": pytest.fail}
+    settings: dict[str, Any] = {"seed": 3, "batch": BATCH, "say": pytest.fail}
     return Stream(dataset, workers=workers, **(settings | other))
 
 
@@ -117,16 +117,6 @@ def test_an_epoch_is_a_permutation_and_the_next_one_is_another(
     assert short.batches == 2
     found = _indices(_some(short, 0, 4))
     assert found[:16] == epochs[0][:16] and found[16:] == epochs[1][:16]
-
-
-def test_without_views_images_are_as_they_are_tested_in_order(dataset: Dataset) -> None:
-    found = _some(_stream(dataset, augmented=False), 3, 3)  # the last two, and the first again
-    for place, batch in zip((24, 32, 0), found, strict=True):
-        for row in range(BATCH):
-            image, label = dataset[place + row]
-            assert batch.labels[row] == label
-            wanted = batch.images[row].astype(np.float32) / np.float32(255)
-            np.testing.assert_array_equal(image, wanted)
 
 
 @pytest.fixture
@@ -239,7 +229,7 @@ def peak(process):
 def main():
     found = data.load("folder", "train", sys.argv[1])
     stream = data.Stream(
-        found, seed=0, batch=10, workers=2, augmented=True, say=print
+        found, seed=0, batch=10, workers=2, say=print
     )
     seen = 0
     with contextlib.closing(stream(0)) as batches:
@@ -285,7 +275,7 @@ def read(stream, ready, over):
 
 def main():
     found = data.load("imagenet", "train", sys.argv[1])
-    stream = data.Stream(found, seed=0, batch=8, workers=2, augmented=True, say=print)
+    stream = data.Stream(found, seed=0, batch=8, workers=2, say=print)
     ready, over = queue.Queue(1000), threading.Event()
     reader = threading.Thread(target=read, args=(stream, ready, over), daemon=True)
     reader.start()

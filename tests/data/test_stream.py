@@ -263,7 +263,7 @@ def test_memory_is_bounded_whatever_the_sets_size(tmp_path: Path) -> None:
 
 
 _ENDLESS = """
-import contextlib, multiprocessing, queue, sys, threading
+import contextlib, multiprocessing, queue, signal, sys, threading
 from dsrs_jax import data
 
 def read(stream, ready, over):
@@ -274,6 +274,8 @@ def read(stream, ready, over):
                 return
 
 def main():
+    # What a shell starts in the background is born deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     found = data.load("imagenet", "train", sys.argv[1])
     stream = data.Stream(found, seed=0, batch=8, workers=2, say=print)
     ready, over = queue.Queue(1000), threading.Event()

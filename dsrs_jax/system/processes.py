@@ -114,13 +114,16 @@ def together(action: Callable[[], Result]) -> Result:
 
     Raises:
         UserError: it failed here, or in another process: none is left waiting for one that ended.
+            The processes do not know one another any more.
     """
     try:
         result = action()
     except UserError:
         _any_failed(True)
+        _part()
         raise
     if _any_failed(False):
+        _part()
         raise UserError("another process of this run failed; its own line says why")
     return result
 
@@ -143,6 +146,12 @@ def _any_failed(failed: bool) -> bool:
     if jax.process_count() == 1:
         return failed
     return bool(np.any(multihost_utils.process_allgather(np.array(failed))))
+
+
+def _part() -> None:
+    """Waits for all, after which each may end alone: JAX aborts those that process 0 leaves."""
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
 
 
 class Group(NamedTuple):
@@ -175,7 +184,7 @@ def rendezvous(
     try:
         yield Group(jax.process_index(), jax.process_count())
     finally:
-        jax.distributed.shutdown()  # waits for all
+        _part()
 
 
 def in_cluster() -> bool:

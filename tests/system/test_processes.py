@@ -25,24 +25,64 @@ print(json.dumps([jax.process_count(), process_allgather(jax.process_index()).to
 """
 
 
-def test_two_processes_exchange_arrays() -> None:
-    """Also where one comes later than gloo, which gives up after 30 s, waits for it to connect."""
+# What fails in process 0 alone is said by each; then the one ends at once, the other much later.
+FAILED = """
+import os, sys, time
+from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.processes import initialize, together
+address, count, number, slow = sys.argv[1], *map(int, sys.argv[2:])
+initialize(address, count, number, False)
+def action():
+    if number == 0:
+        raise UserError("it failed here")
+try:
+    together(action)
+except UserError as error:
+    print(error, file=sys.stderr, flush=True)
+    time.sleep(3 * (number == slow))
+    os._exit(2)
+"""
+
+
+def _joined(program: str, *arguments: int) -> list[tuple[int, str, str]]:
+    """(exit code, stdout, stderr) of each of two processes that a program joins."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", JOINED, f"localhost:{port}", "2", str(number)],
+            [
+                sys.executable,
+                "-c",
+                program,
+                f"localhost:{port}",
+                *map(str, [2, number, *arguments]),
+            ],
             env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
         for number in range(2)
     ]
-    for process in processes:
+    said = [process.communicate(timeout=300) for process in processes]
+    return [(process.returncode, *text) for process, text in zip(processes, said, strict=True)]
+
+
+def test_two_processes_exchange_arrays() -> None:
+    """Also where one comes later than gloo, which gives up after 30 s, waits for it to connect."""
+    for _, printed, _ in _joined(JOINED):
         # Gloo says on the same stream that it is connected.
-        printed = process.communicate(timeout=300)[0].splitlines()
-        assert json.loads(printed[-1]) == [2, [0, 1]]
+        assert json.loads(printed.splitlines()[-1]) == [2, [0, 1]]
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+def test_none_is_aborted_by_one_that_ended_before_it(slow: int) -> None:
+    first, second = _joined(FAILED, slow)
+    assert (first[0], first[2]) == (2, "it failed here\n")
+    assert (second[0], second[2]) == (
+        2, "another process of this run failed; its own line says why\n"
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

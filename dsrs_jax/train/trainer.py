@@ -117,7 +117,10 @@ def train(
     }
     processes.together(lambda: _check_agreement(training, record))
     cut = cut_of(training, recipe)
-    stream = processes.together(lambda: _stream(training, recipe, cut, reading))
+    chosen_devices = list(devices or jax.devices())
+    stream = processes.together(
+        lambda: _stream(training, recipe, cut, reading, len(chosen_devices))
+    )
     # Of several processes the first alone has the run on disk.
     path = out if jax.process_index() == 0 else None
     directory = processes.together(lambda: TrainingRun(path, record, resume, cut.steps))
@@ -128,7 +131,6 @@ def train(
         before = progress
         progress = processes.together(lambda: directory.read_state(before))
         progress = processes.from_first(progress)
-    chosen_devices = list(devices or jax.devices())
     mesh = jax.make_mesh(
         (len(chosen_devices),),
         ("images",),
@@ -257,11 +259,7 @@ class _Run:
             correct = self.accuracy(*_trained(progress), law, key)
         sums = jax.device_get(progress.sums)
         loss, share = (sums / (cut.steps * cut.size * recipe.noise_draws)).tolist()
-        if not np.isfinite(loss):
-            raise UserError(
-                f"the training diverged: the mean loss of epoch {epoch + 1} is {loss}; begin "
-                f"again with a smaller learning rate than {recipe.learning_rate:g}"
-            )
+        processes.together(partial(_check_loss, loss, epoch, recipe))
         speed = (last - first) * cut.size / seconds
         info = EpochInfo(epoch, float(law.k), rate, loss, share, correct, speed, waited / seconds)
         return progress, info
@@ -274,6 +272,14 @@ class _Run:
         whole = not any(leaf.is_deleted() for leaf in jax.tree.leaves(progress))
         if self.directory.path is not None and whole:
             self.directory.write_state(steps, progress)
+
+
+def _check_loss(loss: float, epoch: int, recipe: Recipe) -> None:
+    if not np.isfinite(loss):
+        raise UserError(
+            f"the training diverged: the mean loss of epoch {epoch + 1} is {loss}; begin "
+            f"again with a smaller learning rate than {recipe.learning_rate:g}"
+        )
 
 
 def _begin(
@@ -295,19 +301,21 @@ def _begin(
 def _feed(training: Dataset, stream: Stream | None, cut: Cut, order_key: Array, mesh: Mesh) -> Feed:
     if isinstance(training, ArrayDataset):
         return ResidentFeed(training, cut, order_key, mesh)
-    if jax.process_count() > 1 and cut.size % mesh.size:
-        raise UserError(
-            f"a mini-batch of {cut.size} images is no multiple of the {mesh.size} devices of "
-            f"{jax.process_count()} processes, which share it; change --batch"
-        )
     assert stream is not None
     return StreamFeed(stream, cut.size, mesh)
 
 
-def _stream(training: Dataset, recipe: Recipe, cut: Cut, reading: Reading) -> Stream | None:
+def _stream(
+    training: Dataset, recipe: Recipe, cut: Cut, reading: Reading, devices: int
+) -> Stream | None:
     """What reads a set that is not in memory; UserError where it cannot be trained on."""
     if isinstance(training, ArrayDataset):
         return None
+    if jax.process_count() > 1 and cut.size % devices:
+        raise UserError(
+            f"a mini-batch of {cut.size} images is no multiple of the {devices} devices of "
+            f"{jax.process_count()} processes, which share it; change --batch"
+        )
     return Stream(
         training,
         seed=recipe.seed,

@@ -123,6 +123,16 @@ def test_two_processes_read_their_shares(command: list[str], whole: Path, tmp_pa
     assert_as_one_process_would(rows(outs[0]), rows(whole)[:2])
 
 
+def test_a_batch_that_processes_cannot_share_is_told_by_each(
+    command: list[str], tmp_path: Path
+) -> None:
+    odd = [*command, "--batch", "33", "--num-noise-vec", "3", "--out", str(tmp_path / "run")]
+    for code, said in two_processes(odd, odd):
+        assert code == 2 and said.count("\n") == 1
+        assert "a mini-batch of 11 images is no multiple of the 2 devices of 2 processes" in said
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture
 def damaged(folder: Path, tmp_path: Path) -> tuple[Path, list[Path]]:
     """The folder with a file of train/ and one of test/ that are cut short."""

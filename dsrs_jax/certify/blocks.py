@@ -14,8 +14,10 @@ from dsrs_jax.certify.laws import LawArrays
 Float64s = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-# Instances in one compiled call; the last block is padded.
-BLOCK = 256
+# Instances in one compiled call; the last block is padded. A CPU takes as long for each instance of
+# a small block as of a large one, and computes several blocks at once.
+_BLOCK_ON_CPU = 32
+_BLOCK = 256
 
 
 @contextlib.contextmanager
@@ -23,19 +25,30 @@ def float64() -> Iterator[None]:
     """64-bit mode, on a device that has it: the default one, or the CPU beside a TPU."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.enable_x64(True))
-        if jax.default_backend() not in ("cpu", "gpu", "cuda", "rocm"):
+        if not _has_float64(jax.default_backend()):
             stack.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
         yield
 
 
+def _has_float64(backend: str) -> bool:
+    return backend in ("cpu", "gpu", "cuda", "rocm")
+
+
+def block_size() -> int:
+    """Instances in one compiled call, on the device that `float64` chooses."""
+    backend = jax.default_backend()
+    return _BLOCK if backend != "cpu" and _has_float64(backend) else _BLOCK_ON_CPU
+
+
 def blocks(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """The rows, BLOCK at a time."""
-    return [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+    """The rows, `block_size` at a time."""
+    size = block_size()
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def padded(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """A block of full size: the first row again and again."""
-    return np.concatenate([rows, np.full(BLOCK - len(rows), rows[0])])
+    return np.concatenate([rows, np.full(block_size() - len(rows), rows[0])])
 
 
 def some(laws: LawArrays, rows: NDArray[np.int64]) -> LawArrays:

@@ -20,9 +20,9 @@ from scipy import special
 from dsrs_jax.bounds.clopper_pearson import Numbers
 from dsrs_jax.certify import cosine, reference, solver
 from dsrs_jax.certify.blocks import (
-    BLOCK,
     Bools,
     Float64s,
+    block_size,
     blocks,
     float64,
     log,
@@ -100,10 +100,10 @@ def compile_ahead(*laws: int) -> Callable[[], None]:
 
 def _compile_solver(laws: RowLaws) -> None:
     size = len(laws.combinations[0])
-    rows, none = np.zeros(BLOCK, dtype=np.int64), np.zeros(BLOCK)
+    rows, none = np.zeros(block_size(), dtype=np.int64), np.zeros(block_size())
     with float64():
-        arrays, start = some(laws.arrays(), rows), np.zeros((BLOCK, size))
-        inactive = np.zeros(BLOCK, dtype=bool)
+        arrays, start = some(laws.arrays(), rows), np.zeros((block_size(), size))
+        inactive = np.zeros(block_size(), dtype=bool)
         _solve(arrays, start, start, none, none, inactive, np.int32(1), np.bool_(True))
 
 
@@ -241,19 +241,25 @@ def _search(
     any_truncated = truncated(laws)
     for iterations in (_FIRST_ITERATIONS, _LAST_ITERATIONS):
         left = np.flatnonzero(~converged)
+        # All are begun before the first is waited for: they run beside one another.
+        solutions = []
         for block in blocks(left):
-            rows, count = padded(block), len(block)
-            active = np.arange(BLOCK) < count
-            solution = _solve(
-                some(laws, rows),
-                bounds[rows],
-                theta[rows],
-                radius[rows],
-                smallest[rows],
-                active,
-                np.int32(iterations),
-                any_truncated,
+            rows = padded(block)
+            active = np.arange(len(rows)) < len(block)
+            solutions.append(
+                _solve(
+                    some(laws, rows),
+                    bounds[rows],
+                    theta[rows],
+                    radius[rows],
+                    smallest[rows],
+                    active,
+                    np.int32(iterations),
+                    any_truncated,
+                )
             )
+        for block, solution in zip(blocks(left), solutions, strict=True):
+            count = len(block)
             theta[block] = np.asarray(solution.theta)[:count]
             radius[block] = np.asarray(solution.radius)[:count]
             converged[block] = np.asarray(solution.converged)[:count]

@@ -140,15 +140,15 @@ def verify(laws: LawArrays, bounds: Float64s, theta: Float64s, radius: Float64s)
     """g of any number of rows, at log multipliers and radii in units of s_0."""
     if not len(radius):
         return Verification(radius, radius, radius, bounds)
-    out: list[Verification] = []
     any_truncated = truncated(laws)
-    for block in blocks(np.arange(len(radius))):
-        rows = padded(block)
-        found = verify_block(
-            some(laws, rows), bounds[rows], theta[rows], radius[rows], any_truncated
-        )
-        out.append(Verification(*(np.asarray(leaf)[: len(block)] for leaf in found)))
-    return Verification(*(np.concatenate(leaves) for leaves in zip(*out, strict=True)))
+    begun = [
+        verify_block(some(laws, rows), bounds[rows], theta[rows], radius[rows], any_truncated)
+        for rows in map(padded, blocks(np.arange(len(radius))))
+    ]
+    columns = [
+        np.concatenate([np.asarray(leaf) for leaf in leaves]) for leaves in zip(*begun, strict=True)
+    ]
+    return Verification(*(column[: len(radius)] for column in columns))
 
 
 @jax.jit

@@ -37,9 +37,8 @@ class Problem:
         hidden = np.tanh(noisy.reshape(IMAGES, DRAWS, -1) @ self.first)
         odds = np.exp(hidden @ self.second + self.certain[:, None])
         right = (odds / odds.sum(axis=-1, keepdims=True))[np.arange(IMAGES), :, LABELS]
-        return (
-            -np.log(right.mean(axis=1)) if kind == "mean-softmax" else -np.log(right).mean(axis=1)
-        )
+        softmax = kind == "mean-softmax"
+        return -np.log(right.mean(axis=1)) if softmax else -np.log(right).mean(axis=1)
 
     def gradient(self, kind: str, dtype: type) -> tuple[np.ndarray, np.ndarray]:
         """Direction and the logarithm of its scale."""

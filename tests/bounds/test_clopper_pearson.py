@@ -4,10 +4,9 @@ from fractions import Fraction
 from math import comb
 
 import flint
-import mpmath
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -51,42 +50,6 @@ def test_bound_is_rounded_outward(counts: tuple[int, int], alpha: float) -> None
         assert 1 - exact_upper_tail(counts[0] + 1, counts[1], high) <= Fraction(alpha) / 2
 
 
-@settings(max_examples=25)
-@given(st.integers(1_000, 10_000_000), st.floats(0.0, 0.2), st.floats(1e-12, 0.1))
-def test_bound_is_rounded_outward_for_many_draws(draws: int, missed: float, alpha: float) -> None:
-    votes = draws - int(missed * draws)
-    bound = float(lower_bound(votes, draws, alpha))
-    with mpmath.workdps(30):
-        # log of the tail: the sum of the binomial terms from `votes` up, largest terms first.
-        p = mpmath.mpf(bound)
-        term = mpmath.exp(
-            mpmath.loggamma(draws + 1)
-            - mpmath.loggamma(votes + 1)
-            - mpmath.loggamma(draws - votes + 1)
-            + votes * mpmath.log(p)
-            + (draws - votes) * mpmath.log1p(-p)
-        )
-        tail, odds = mpmath.mpf(0), p / (1 - p)
-        for m in range(votes, draws + 1):
-            tail += term
-            term *= odds * (draws - m) / (m + 1)
-            if term < tail * mpmath.mpf(10) ** -25:
-                break
-        assert tail <= mpmath.mpf(alpha)
-        assert tail > mpmath.mpf(alpha) * (1 - mpmath.mpf(10) ** -5)
-
-
-@pytest.mark.parametrize(("draws", "probability"), [(30, 0.5), (100, 0.93), (1000, 0.999)])
-@pytest.mark.parametrize("alpha", [0.001, 0.05, 0.3])
-def test_coverage(draws: int, probability: float, alpha: float) -> None:
-    """The probability that the bound exceeds the truth, summed over all outcomes."""
-    outcomes = np.arange(draws + 1)
-    weights = stats.binom.pmf(outcomes, draws, probability)
-    assert weights[lower_bound(outcomes, draws, alpha) > probability].sum() <= alpha
-    low, high = interval(outcomes, draws, alpha)
-    assert weights[(low > probability) | (high < probability)].sum() <= alpha
-
-
 @given(
     st.floats(0, 9)
     .map(lambda power: int(10**power))
@@ -99,7 +62,6 @@ def test_coverage(draws: int, probability: float, alpha: float) -> None:
 )
 @example((23_447, 137_007), 2e-4)
 @example((97_837_324, 527_725_536), 3.9e-9)
-@settings(deadline=None)
 def test_the_exact_tail_at_a_bound_is_not_above_alpha(
     counts: tuple[int, int], alpha: float
 ) -> None:
@@ -116,11 +78,6 @@ def test_the_exact_tail_at_a_bound_is_not_above_alpha(
         assert tail > flint.arb(alpha) * (1 - 1e-4)
 
 
-def test_more_draws_than_the_bounds_are_proved_for_are_refused() -> None:
-    with pytest.raises(UserError, match="up to 1,000,000,000 draws"):
-        lower_bound(10**9, 10**9 + 1, 0.001)
-
-
 def test_ends_of_the_domain() -> None:
     assert lower_bound(0, 100, 0.01) == 0.0
     assert lower_bound(0, 0, 0.01) == 0.0
@@ -131,18 +88,10 @@ def test_ends_of_the_domain() -> None:
     assert lower_bound(np.array([[1], [2]]), np.array([5, 10, 20]), 0.1).shape == (2, 3)
 
 
-@given(COUNTS, st.floats(1e-6, 0.2))
-def test_bound_grows_with_votes_and_alpha(counts: tuple[int, int], alpha: float) -> None:
-    votes, draws = counts
-    bound = lower_bound(votes, draws, alpha)
-    assert bound <= lower_bound(votes, draws, 2 * alpha)
-    assert bound <= lower_bound(votes + 1, draws + 1, alpha)
-
-
 @pytest.mark.parametrize(
     ("votes", "draws", "alpha"),
     [(-1, 5, 0.1), (6, 5, 0.1), (0.5, 5, 0.1), (np.nan, 5, 0.1), (1, 5.5, 0.1), (1, 5, 0.0),
-     (1, 5, 1.0), (1, 5, -0.1), (1, 5, np.nan)],
+     (1, 5, 1.0), (1, 5, np.nan), (1, 10**9 + 1, 0.1)],
 )  # fmt: skip
 def test_numbers_outside_their_domain_are_refused(votes: float, draws: float, alpha: float) -> None:
     for function in (lower_bound, interval):

@@ -37,8 +37,8 @@ def test_every_lower_bound_has_a_quantile(rule: str, lower: float) -> None:
     assert 0.0 < threshold(rule, lower) < 1.0
 
 
-@pytest.mark.parametrize("rule", ["x3", "X", "", "0", "1", "1.5", "-0.5", "nan", "inf"])
-def test_what_is_no_rule_is_refused(rule: str) -> None:
-    with pytest.raises(UserError, match="x2") as error:
-        threshold(rule, 0.9)
-    assert "\n" not in str(error.value)
+def test_what_is_no_rule_is_refused() -> None:
+    for rule in ("x3", "X", "", "0", "1", "1.5", "-0.5", "nan", "inf"):
+        with pytest.raises(UserError, match="x2") as error:
+            threshold(rule, 0.9)
+        assert "\n" not in str(error.value)

@@ -9,13 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsrs_jax.bounds import Protocol
-from dsrs_jax.certify import Candidate, Mixture, Shell, certify_table, choose, expected_radii
+from dsrs_jax.certify import (
+    Candidate,
+    Mixture,
+    Shell,
+    certify_table,
+    choice,
+    choose,
+    expected_radii,
+)
 from dsrs_jax.certify.landscape import right
 from dsrs_jax.noise import RadialLaw, generalized_gaussian
 from dsrs_jax.votes import VoteTable
 
 BASE = generalized_gaussian(784, 0.5, 380.0)
-DEFAULT = Candidate((0.2, 0.4, 0.6, 0.8))
 PROTOCOL = Protocol(0.001)
 N = 50_000
 
@@ -69,43 +76,50 @@ def test_a_mixture_says_how_often_images_are_right() -> None:
         assert np.abs(said - wanted).max() < 0.03 and np.abs(said - wanted).mean() < 0.006
 
 
-@pytest.mark.parametrize(
-    "candidate",
-    [
-        DEFAULT,
-        Candidate((0.3,), base_share=0.8),
-        Candidate(scale=0.8, base_share=0.3),
-        Candidate(threshold=0.6),
-        Candidate((0.3, 0.6), scale=0.7),
-        Candidate(),
-    ],
-)
-def test_expected_radii_are_the_certificates_of_the_expected_votes(candidate: Candidate) -> None:
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> list[Candidate]:
+    """Of up to two second laws: the programs for three laws are those of other tests."""
+    inside = [Candidate((0.3,), base_share=0.8), Candidate((0.3, 0.6))]
+    drawn = [Candidate(scale=0.8, base_share=0.3), Candidate(threshold=0.6)]
+    tried = [*inside, *drawn, Candidate((0.3,), scale=0.7), Candidate()]
+    monkeypatch.setattr(choice, "_MOST_INSIDE", 2)
+    monkeypatch.setattr(choice, "candidates", lambda first: [first, *tried])
+    return tried
+
+
+@pytest.mark.slow
+def test_expected_radii_are_the_certificates_of_the_expected_votes(few: list[Candidate]) -> None:
     mixture = networks((0.2, 0.3), (1.0, 0.0), (1.5, 1.0), (2.5, 1.5))  # none always right
-    [found] = expected_radii(BASE, mixture, [candidate], PROTOCOL, N)
-    each = N // candidate.drawn
-    laws = [BASE, *candidate.laws(BASE)]
-    draws = [each, *(int(each * one) for one in candidate.inside)]
-    draws += [each] * (len(laws) - len(draws))
-    p = np.stack([right(BASE, law, mixture.levels, mixture.slopes) for law in laws], axis=1)
-    names = ["p", *(f"inside_{one:g}" for one in candidate.inside)]
-    names += [f"q{j}" for j in range(len(names), len(laws))]
-    table = VoteTable.from_counts(laws, np.floor(p * draws).astype(int), draws, names=names)
-    protocol = dataclasses.replace(PROTOCOL, base_share=candidate.base_share)
-    assert found == pytest.approx(certify_table(table, protocol).radius, rel=1e-6)
+    expected = expected_radii(BASE, mixture, few, PROTOCOL, N)
+    for candidate, found in zip(few, expected, strict=True):
+        each, laws = N // candidate.drawn, [BASE, *candidate.laws(BASE)]
+        draws = [each, *(int(each * one) for one in candidate.inside)]
+        draws += [each] * (len(laws) - len(draws))
+        p = np.stack([right(BASE, law, mixture.levels, mixture.slopes) for law in laws], axis=1)
+        names = ["p", *(f"inside_{one:g}" for one in candidate.inside)]
+        names += [f"q{j}" for j in range(len(names), len(laws))]
+        votes = np.floor(p * draws).astype(int)
+        table = VoteTable.from_counts(laws, votes, draws, names=names)
+        protocol = dataclasses.replace(PROTOCOL, base_share=candidate.base_share)
+        assert found == pytest.approx(certify_table(table, protocol).radius, rel=1e-6), candidate
 
 
-def test_the_best_is_chosen_and_the_first_stays_where_nothing_is_surely_better() -> None:
+def test_the_best_is_chosen(few: list[Candidate], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Programs for two laws are enough.
+    monkeypatch.setattr(choice, "_MOST_INSIDE", 1)
+    monkeypatch.setattr(choice, "candidates", lambda first: [first, few[0], Candidate()])
     concentrated = networks(*[(0.5 + 0.02 * i, 3.0) for i in range(6)])
     poor = Candidate((0.95,), base_share=0.9)
-    choice = choose(BASE, concentrated, poor, PROTOCOL, N)
-    assert choice.chosen == choice.best != 0 and choice.gain > 5 * choice.error
-    assert choice.mean[choice.chosen] == max(choice.mean) and choice.tried[0] == poor
+    found = choose(BASE, concentrated, poor, PROTOCOL, N)
+    assert found.chosen == found.best != 0 and found.gain > 5 * found.error
+    assert found.mean[found.chosen] == max(found.mean) and found.tried[0] == poor
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few")
+def test_the_first_stays_where_nothing_is_surely_better_and_wanted_radii_are_counted() -> None:
     never_right = networks((-1.0, 0.0), (-2.0, 0.5))
-    assert choose(BASE, never_right, DEFAULT, PROTOCOL, N).chosen == 0
-
-
-def test_radii_that_are_wanted_count_instead() -> None:
+    assert choose(BASE, never_right, Candidate((0.2, 0.4)), PROTOCOL, N).chosen == 0
     mixture = networks((0.8, 1.0), (1.0, 1.0), (1.2, 1.0))
-    choice = choose(BASE, mixture, DEFAULT, PROTOCOL, N, wanted=(0.3, 0.4))
-    assert set(np.unique(choice.mean * 3).round(9)) <= set(range(7))
+    mean = choose(BASE, mixture, Candidate(), PROTOCOL, N, wanted=(0.3, 0.4)).mean
+    assert set(np.unique(mean * 3).round(9)) <= set(range(7))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import slow_reference as reference
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import special, stats
@@ -18,26 +18,26 @@ from dsrs_jax.certify.laws import LawArrays, law_arrays
 from dsrs_jax.certify.mesh import Resolution
 from dsrs_jax.noise import RadialLaw, generalized_gaussian
 
-DRAWS = 1_000_000
-WHOLE_DRAWS = 100_000  # of whole vectors, which take longer
+DRAWS = 200_000
+WHOLE_DRAWS = 50_000  # of whole vectors, which take longer
 Numbers = NDArray[np.float64]
 Points = tuple[Numbers, Numbers]  # |x|^2 and the coordinate along the move
 
 SMALL = generalized_gaussian(64, 0.5, 24.0)
 LARGE = generalized_gaussian(150_528, 0.25, 75_260.0)
+GAUSSIAN = generalized_gaussian(64, 0.5, 0.0)
+# Three laws each: one compiled program serves all.
 FAMILIES = {
-    "scaled": (SMALL, SMALL.with_sigma(0.4)),
-    "truncated": (SMALL, SMALL.truncated(0.6)),
-    "two truncated": (SMALL, SMALL.truncated(0.3), SMALL.truncated(0.8)),
+    "scaled": (SMALL, SMALL.with_sigma(0.4), SMALL.with_sigma(0.4).truncated(0.9)),
+    "truncated": (SMALL, SMALL.truncated(0.3), SMALL.truncated(0.8)),
     # The second is another law that ends at the same radius.
     "ending together": (
         SMALL,
         generalized_gaussian(64, 0.5, 10.0).truncated(0.5),
         generalized_gaussian(64, 0.5, 10.0).truncated(0.5),
     ),
-    "gaussian": (generalized_gaussian(64, 0.5, 0.0), generalized_gaussian(64, 0.6, 0.0)),
-    "large scaled": (LARGE, LARGE.with_sigma(0.2)),
-    "large truncated": (LARGE, LARGE.truncated(0.7)),
+    "gaussian": (GAUSSIAN, GAUSSIAN.with_sigma(0.6), GAUSSIAN.truncated(0.9)),
+    "large": (LARGE, LARGE.with_sigma(0.2), LARGE.truncated(0.7)),
 }
 
 
@@ -75,12 +75,8 @@ sample = jax.jit(RadialLaw.sample, static_argnums=2)
 def points_of(law: RadialLaw, seed: int) -> Points:
     """Draws of the law: whole vectors in a small dimension, else radius and cosine."""
     if law.dimension <= 64:
-        keys = jax.random.split(jax.random.key(seed), 2)
-        parts = [np.asarray(sample(law, key, WHOLE_DRAWS // 2), dtype=np.float64) for key in keys]
-        return (
-            np.concatenate([np.sum(x * x, axis=1) for x in parts]),
-            np.concatenate([x[:, 0] for x in parts]),
-        )
+        x = np.asarray(sample(law, jax.random.key(seed), WHOLE_DRAWS), dtype=np.float64)
+        return np.sum(x * x, axis=1), x[:, 0]
     rng = np.random.default_rng(seed)
     whole = stats.gamma((law.dimension - 2 * law.k) / law.eta)
     level = whole.ppf(rng.uniform(0, law.quantile or 1.0, DRAWS))
@@ -98,14 +94,16 @@ def in_s(laws: Sequence[RadialLaw], multipliers: Numbers, radius: float, points:
     return shifted < np.logaddexp.reduce(terms, axis=0)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+IN_FULL = [pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "large"]
+
+
+@pytest.mark.parametrize("name", ["large", *IN_FULL])
 def test_integrals_agree_with_monte_carlo(name: str) -> None:
     laws = FAMILIES[name]
     rng = np.random.default_rng(len(name))
     rows = 8
     multipliers = np.exp(rng.uniform(-1.5, 2.0, (rows, len(laws))))
-    multipliers[0, 1:] = 0.0
-    multipliers[1, 0] = 0.0
+    multipliers[0, 1:] = multipliers[1, 0] = multipliers[2, 2] = 0.0
     radius = laws[0].sigma * rng.uniform(0.2, 2.5, rows)
     result = evaluate(laws, multipliers, radius)
     draws = [points_of(law, seed) for seed, law in enumerate(laws)]
@@ -119,7 +117,6 @@ def test_integrals_agree_with_monte_carlo(name: str) -> None:
         assert np.all(np.abs(shares - exact) < 5 * error), (multipliers[i], radius[i])
 
 
-@settings(max_examples=25)
 @given(
     st.sampled_from(sorted(FAMILIES)),
     st.lists(st.floats(-6.0, 12.0), min_size=3, max_size=3),
@@ -129,7 +126,7 @@ def test_integrals_agree_with_the_reference(
     name: str, theta: list[float], deviations: float
 ) -> None:
     laws = FAMILIES[name]
-    multipliers = np.exp(np.array(theta[: len(laws)]))
+    multipliers = np.exp(np.array(theta))
     radius = deviations * laws[0].sigma
     result = evaluate(laws, np.tile(multipliers, (8, 1)), np.full(8, radius))
     outside, shifted = reference.integrals(laws, multipliers, radius)

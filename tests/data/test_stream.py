@@ -1,48 +1,51 @@
 """Batches from disk: which images they have, whoever reads them; damage, memory, and ends."""
 
 import contextlib
-import io
 import itertools
+import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from commands import end, start
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from dsrs_jax import data
-from dsrs_jax.data import Dataset, Stream, StreamedBatch
+from dsrs_jax.data import Dataset, Stream, StreamedBatch, stream
 from dsrs_jax.system.errors import UserError
 
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux's /proc")
 CLASSES = ("n01440764", "n02102040", "n02979186")
 LABELS = (0, 217, 482)
 SIZE, BATCH = 43, 8  # five batches, three images sit out
+WORKERS = pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.process)])
 
 
-def _save(file: Path, image: Image.Image) -> None:
+def _save(file: Path, size: tuple[int, int] = (9, 7), red: int = 10) -> Path:
+    """A picture whose red and green are everywhere the same, and whose blue rises downwards."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    image.save(file, quality=95)
+    constant, rising = Image.new("L", size, red), Image.linear_gradient("L").resize(size)
+    Image.merge("RGB", (constant, constant, rising)).save(file)
+    return file
+
+
+def _file(index: int) -> str:
+    return f"{CLASSES[index * 3 // SIZE]}/{index:03d}.png"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ImageNet's layout: pictures of many sizes, each of one colour, which says its index."""
+    """Of ImageNet's classes: pictures of many sizes, whose red says the index."""
     root = tmp_path_factory.mktemp("imagenet")
-    for index in range(SIZE):
-        colour = (5 * index, 200 - 3 * index, 90)
-        image = Image.new("RGB", (40 + 7 * index % 50, 30 + 11 * index % 60), colour)
-        _save(root / "train" / CLASSES[index * 3 // SIZE] / f"{index:03d}.JPEG", image)
+    for i in range(SIZE):
+        _save(root / _file(i), (40 + 7 * i % 50, 30 + 11 * i % 60), 5 * i)
     return root
 
 
@@ -66,6 +69,13 @@ def _indices(batches: list[StreamedBatch]) -> list[int]:
     return np.rint(np.array(reds) / 5).astype(int).tolist()
 
 
+def _shares(dataset: Dataset, first: int, processes: int, **other: Any) -> StreamedBatch:
+    """A batch of all processes' shares."""
+    streams = [_stream(dataset, process=i, processes=processes, **other) for i in range(processes)]
+    shares = [_some(stream, first, 1)[0] for stream in streams]
+    return StreamedBatch(*(np.concatenate(arrays) for arrays in zip(*shares, strict=True)))
+
+
 def _assert_equal(found: list[StreamedBatch], wanted: list[StreamedBatch]) -> None:
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(one.images, other.images)
@@ -78,30 +88,23 @@ def twelve(dataset: Dataset) -> list[StreamedBatch]:
     return _some(_stream(dataset), 0, 12)
 
 
-@pytest.mark.parametrize(("workers", "first"), [(1, 4), (2, 0)])
-def test_a_batch_is_the_same_with_any_number_of_workers(
-    workers: int, first: int, dataset: Dataset, twelve: list[StreamedBatch]
+@WORKERS
+def test_a_batch_is_the_same_in_parts_and_with_any_number_of_workers(
+    workers, dataset, twelve, monkeypatch
 ) -> None:
-    _assert_equal(_some(_stream(dataset, workers), first, 12 - first), twelve[first:])
+    monkeypatch.setattr(stream, "_PART_BYTES", 3 * 224 * 224 * 3)  # three images, then two
+    _assert_equal(_some(_stream(dataset, workers), 4, 8), twelve[4:])
 
 
 @given(first=st.integers(0, 11), processes=st.sampled_from([1, 2, 4, 8]))
-def test_a_batch_is_the_same_wherever_the_reading_began_and_in_any_number_of_shares(
-    first: int, processes: int, dataset: Dataset, twelve: list[StreamedBatch]
+def test_a_batch_is_the_same_wherever_reading_begins_and_in_any_number_of_shares(
+    dataset, twelve, first, processes
 ) -> None:
-    shares = [
-        _some(_stream(dataset, process=process, processes=processes), first, 1)[0]
-        for process in range(processes)
-    ]
-    joined = StreamedBatch(*(np.concatenate(arrays) for arrays in zip(*shares, strict=True)))
-    _assert_equal([joined], twelve[first : first + 1])
+    _assert_equal([_shares(dataset, first, processes)], twelve[first : first + 1])
 
 
-def test_an_epoch_is_a_permutation_and_the_next_one_is_another(
-    dataset: Dataset, twelve: list[StreamedBatch]
-) -> None:
-    stream = _stream(dataset)
-    assert stream.batches == SIZE // BATCH == 5
+def test_an_epoch_is_a_permutation_and_the_next_one_is_another(dataset, twelve) -> None:
+    assert _stream(dataset).batches == SIZE // BATCH == 5
     assert twelve[0].images.shape == (BATCH, 224, 224, 3)
     epochs = [_indices(twelve[begin : begin + 5]) for begin in (0, 5)]
     for epoch in epochs:
@@ -110,304 +113,131 @@ def test_an_epoch_is_a_permutation_and_the_next_one_is_another(
     labels = np.concatenate([batch.labels for batch in twelve])
     assert labels.tolist() == [LABELS[index * 3 // SIZE] for index in _indices(twelve)]
     # All images have their turn, also those that sat out an epoch.
-    assert set(_indices(_some(stream, 0, 50))) == set(range(SIZE))
-    assert _indices(_some(_stream(dataset, seed=4), 0, 5)) != epochs[0]
+    assert set(_indices(twelve)) == set(range(SIZE))
+    assert _indices(_some(_stream(dataset, seed=4), 0, 1)) != epochs[0][:8]
     # An epoch of fewer batches, as a trainer may want that cuts them.
     short = _stream(dataset, batches=2)
     assert short.batches == 2
-    found = _indices(_some(short, 0, 4))
-    assert found[:16] == epochs[0][:16] and found[16:] == epochs[1][:16]
+    assert _indices(_some(short, 0, 4)) == epochs[0][:16] + epochs[1][:16]
+
+
+def test_every_view_of_a_picture_is_drawn_anew(tmp_path: Path) -> None:
+    for number in range(BATCH):
+        _save(tmp_path / CLASSES[number % 2] / f"{number}.png", (200, 150))
+    found = _some(_stream(data.load("imagenet", "train", tmp_path)), 0, 3)
+    assert len({image.tobytes() for batch in found for image in batch.images}) == 3 * BATCH
 
 
 @pytest.fixture
-def damaged(folder: Path, tmp_path: Path) -> tuple[Dataset, list[int]]:
+def damaged(folder: Path, twelve: list[StreamedBatch], tmp_path: Path) -> tuple[Dataset, list[int]]:
     """The set with three files that are cut short, two of them neighbours in the first epoch."""
     shutil.copytree(folder, tmp_path / "set")
-    dataset = data.load("imagenet", "train", tmp_path / "set")
-    order = _indices(_some(_stream(dataset), 0, 5))
-    indices = [order[3], order[4], order[30]]
+    indices = [_indices(twelve)[place] for place in (3, 4, 30)]
     for index in indices:
-        file = tmp_path / "set" / "train" / CLASSES[index * 3 // SIZE] / f"{index:03d}.JPEG"
-        file.write_bytes(file.read_bytes()[:300])
-    return dataset, indices
+        file = tmp_path / "set" / _file(index)
+        file.write_bytes(file.read_bytes()[:80])
+    return data.load("imagenet", "train", tmp_path / "set"), indices
 
 
-def test_a_damaged_image_is_named_and_ends_the_training(
-    damaged: tuple[Dataset, list[int]],
-) -> None:
+@WORKERS
+def test_a_damaged_image_is_named_and_ends_the_training(workers, damaged) -> None:
     dataset, (index, *_) = damaged
-    for workers in (0, 1):
-        with pytest.raises(UserError) as caught:
-            _some(_stream(dataset, workers), 0, 5)
-        message = str(caught.value)
-        assert f"image {index}, " in message and f"{index:03d}.JPEG: " in message
-        assert "--skip-unreadable" in message and "\n" not in message
-    assert len(_some(_stream(dataset), 1, 2)) == 2  # no other batch knows of it
+    with pytest.raises(UserError, match=f"^image {index}, .*{_file(index)}: .* --skip-unreadable$"):
+        _some(_stream(dataset, workers), 0, 5)
+    assert len(_some(_stream(dataset), 1, 2)) == 2  # no other batch has it
 
 
-def test_in_the_place_of_a_damaged_image_stands_the_next_one(
-    damaged: tuple[Dataset, list[int]], twelve: list[StreamedBatch]
-) -> None:
+def test_in_the_place_of_a_damaged_image_is_the_next_one(damaged, twelve) -> None:
     dataset, indices = damaged
-    said: list[str] = []
-    skipping = {"skip_unreadable": True, "say": said.append}
-    found = _some(_stream(dataset, 2, **skipping), 0, 12)
-    whole = _indices(twelve)
-    replaced = [place for place, index in enumerate(whole) if index in indices]
-    now = _indices(found)
+    lines: list[str] = []
+    skipping: dict[str, Any] = {"skip_unreadable": True, "say": lines.append}
+    found = _some(_stream(dataset, **skipping), 0, 12)
+    whole, now = _indices(twelve), _indices(found)
     for place in range(30):  # the first ones of an epoch have a next one in the same list
-        later = next(index for index in whole[place:] if index not in indices)
-        assert now[place] == (later if place in replaced else whole[place])
+        assert now[place] == next(index for index in whole[place:] if index not in indices)
     for batch, other in zip(found, twelve, strict=True):
         same = np.array([index not in indices for index in _indices([other])])
         np.testing.assert_array_equal(batch.images[same], other.images[same])
     # Each file once, in one line.
-    assert len(said) == len(indices)
+    assert len(lines) == len(indices) and not any("\n" in line for line in lines)
     for index in indices:
-        (line,) = (line for line in said if f"image {index}, " in line)
-        assert "skipped" in line and "\n" not in line
-    # The same after a resume, and in another host's share.
+        assert any(f"skipped image {index}, " in line for line in lines)
+    # The same after a resume, and in the hosts' shares.
     _assert_equal(_some(_stream(dataset, **skipping), 3, 2), found[3:5])
-    shares = [
-        _some(_stream(dataset, process=one, processes=2, **skipping), 0, 1)[0].images
-        for one in (0, 1)
-    ]
-    np.testing.assert_array_equal(np.concatenate(shares), found[0].images)
+    _assert_equal([_shares(dataset, 0, 2, **skipping)], found[:1])
 
 
-def test_where_nothing_can_be_read_skipping_ends(folder: Path, tmp_path: Path) -> None:
-    for name in CLASSES[:2]:
-        for number in range(3):
-            (tmp_path / name).mkdir(exist_ok=True)
-            (tmp_path / name / f"{number}.JPEG").write_bytes(b"nothing")
-    stream = _stream(
-        data.load("imagenet", "train", tmp_path), batch=2, skip_unreadable=True, say=str
-    )
+def test_where_nothing_can_be_read_skipping_ends(tmp_path: Path) -> None:
+    for number in range(6):
+        _save(tmp_path / CLASSES[number // 3] / f"{number}.JPEG").write_bytes(b"nothing")
+    nothing = data.load("imagenet", "train", tmp_path)
     with pytest.raises(UserError, match="6 images in a row cannot be read, the last: image"):
-        _some(stream, 0, 1)
+        _some(_stream(nothing, batch=2, skip_unreadable=True, say=str), 0, 1)
 
 
-def test_what_cannot_be_trained_on_is_told_in_one_line(tmp_path: Path, dataset: Dataset) -> None:
-    for name, label in (("cats", 1), ("dogs", 2)):
+def test_what_cannot_be_trained_on_is_refused_in_one_line(tmp_path: Path) -> None:
+    for name in ("cats", "dogs"):
         for number in range(4):
-            _save(tmp_path / name / f"{number}.png", Image.new("RGB", (9, 7), (label,) * 3))
+            _save(tmp_path / name / f"{number}.png")
     found = data.load("folder", "train", tmp_path)
-    assert _some(_stream(found, batch=8), 0, 1)[0].images.shape == (8, 7, 9, 3)
-    for settings, message in (
-        ({"batch": 9}, "has 8 images, which fill no batch of 9"),
-        ({"batch": 8, "processes": 3}, "no multiple of the 3 processes"),
-        ({"batch": 8, "workers": -1}, "--workers must not be negative"),
+    assert _some(_stream(found), 0, 1)[0].images.shape == (8, 7, 9, 3)
+    for refused, settings, message in (
+        (found, {"batch": 9}, "has 8 images, which fill no batch of 9"),
+        (found, {"processes": 3}, "no multiple of the 3 processes"),
+        (found, {"workers": -1}, "--workers must not be negative"),
+        (data.load("digits", "train"), {}, "digits train is not of 8 bits"),
     ):
         with pytest.raises(UserError, match=message):
-            _stream(found, **settings)
-    with pytest.raises(UserError, match="digits train is not of 8 bits"):
-        _stream(data.load("digits", "train"))
-    Image.new("RGB", (5, 5)).save(tmp_path / "dogs" / "5.png")
-    with pytest.raises(UserError, match=r"5\.png: it has 5 x 5 pixels; resize or crop it to 9 x"):
-        _some(_stream(data.load("folder", "train", tmp_path), batch=9), 0, 1)
+            _stream(refused, **settings)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"class folder .*empty has no images"):
         data.load("folder", "train", tmp_path)
-    shutil.rmtree(tmp_path / "empty")
-    shutil.rmtree(tmp_path / "dogs")
+    for name in ("dogs", "empty"):
+        shutil.rmtree(tmp_path / name)
     with pytest.raises(UserError, match="images of one class alone: a classifier needs two"):
         _stream(data.load("folder", "train", tmp_path), batch=2)
-    with pytest.raises(UserError, match="no class folders"):
-        data.load("folder", "train", tmp_path / "cats")
 
 
-_LARGE = """
-import contextlib, multiprocessing, os, re, sys
-from pathlib import Path
+@pytest.mark.process
+def test_a_worker_that_is_killed_is_an_error_in_one_line(dataset: Dataset) -> None:
+    with contextlib.closing(_stream(dataset, 2)(0)) as batches:
+        next(batches)
+        worker, _ = multiprocessing.active_children()
+        worker.kill()
+        with pytest.raises(UserError, match=r"^a worker process .* exit code -9; .*$"):
+            for _ in batches:
+                pass
+    assert not multiprocessing.active_children()
+
+
+ENDLESS = """
+import contextlib, multiprocessing, sys
 from dsrs_jax import data
-
-# The peak of this very program: getrusage counts what its parent held when it was started, too.
-def peak(process):
-    text = Path(f"/proc/{process}/status").read_text()
-    return int(re.search(r"VmHWM:\\s+(\\d+) kB", text)[1]) / 1024
-
-def main():
-    found = data.load("folder", "train", sys.argv[1])
-    stream = data.Stream(
-        found, seed=0, batch=10, workers=2, say=print
-    )
-    seen = 0
-    with contextlib.closing(stream(0)) as batches:
-        for batch, number in zip(batches, range(stream.batches)):
-            seen += len(batch.images)
-        workers = [peak(child.pid) for child in multiprocessing.active_children()]
-    print(seen, peak(os.getpid()), *workers)
-
-if __name__ == "__main__":
-    main()
+found = data.load("folder", "train", sys.argv[1])
+stream = data.Stream(found, seed=0, batch=10, workers=2, say=print)
+with contextlib.closing(stream(0)) as batches:
+    for number, _ in enumerate(batches, start=1):
+        if number == stream.batches:
+            print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 """
 
 
-@needs_proc
-def test_memory_is_bounded_whatever_the_sets_size(tmp_path: Path) -> None:
+def _peak(process: int | str) -> int:
+    """In kB. `getrusage` would count what a process's parent held when it was started, too."""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())[1])
+
+
+@pytest.mark.process
+def test_memory_is_bounded_and_no_worker_outlives_a_killed_program(tmp_path: Path) -> None:
     limit, many = 900, 600  # MB; images of 3 MB, whose names are links to two files
-    for name, colour in (("a", (10, 20, 30)), ("b", (90, 80, 70))):
-        first = tmp_path / "set" / name / "00000.ppm"
-        _save(first, Image.new("RGB", (1000, 1000), colour))
-        for number in range(1, many // 2):
-            os.link(first, first.with_name(f"{number:05d}.ppm"))
-    (tmp_path / "large.py").write_text(_LARGE)
-    command = [sys.executable, str(tmp_path / "large.py"), str(tmp_path / "set")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    seen, *peaks = map(float, done.stdout.split())
-    assert seen == many and many * 3 >= 2 * limit
-    assert len(peaks) == 3 and sum(peaks) < limit
+    for name in ("a", "b"):
+        first = _save(tmp_path / "set" / name / "00000.ppm", (1000, 1000))
+        for copy in range(1, many // 2):
+            os.link(first, first.with_name(f"{copy:05d}.ppm"))
+    process = start([str(tmp_path / "set")], program=["-c", ENDLESS])
+    workers = process.stdout.readline().split()  # after an epoch
+    assert len(workers) == 2 and 3 * many >= 2 * limit
+    assert sum(_peak(one) for one in (process.pid, *workers)) < 1000 * limit
+    end(process, signal.SIGKILL)  # and none of its session is left
     # Nor do names take more than their letters.
-    found = data.load("folder", "train", tmp_path / "set")
-    assert len(pickle.dumps(found)) < 40 * many
-
-
-_ENDLESS = """
-import contextlib, multiprocessing, queue, signal, sys, threading
-from dsrs_jax import data
-
-def read(stream, ready, over):
-    with contextlib.closing(stream(0)) as batches:
-        for batch in batches:
-            ready.put(batch)
-            if over.is_set():
-                return
-
-def main():
-    # What a shell starts in the background is born deaf to Ctrl-C.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    found = data.load("imagenet", "train", sys.argv[1])
-    stream = data.Stream(found, seed=0, batch=8, workers=2, say=print)
-    ready, over = queue.Queue(1000), threading.Event()
-    reader = threading.Thread(target=read, args=(stream, ready, over), daemon=True)
-    reader.start()
-    try:
-        ready.get()
-        print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-        while True:
-            ready.get()
-    finally:
-        over.set()
-        reader.join()
-
-if __name__ == "__main__":
-    main()
-"""
-
-
-@pytest.fixture
-def reading(folder: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """A program that streams as a training does, in a session of its own, and its workers."""
-    (tmp_path / "endless.py").write_text(_ENDLESS)
-    program = subprocess.Popen(
-        [sys.executable, str(tmp_path / "endless.py"), str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert program.stdout is not None
-    try:
-        yield program, [int(word) for word in program.stdout.readline().split()]
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(program.pid, signal.SIGKILL)
-        program.communicate()
-
-
-def _running(process: int) -> bool:
-    """Whether it runs; one that has ended and that nobody asked for does not."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-@needs_proc
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_no_worker_is_left(
-    number: signal.Signals, reading: tuple[subprocess.Popen[str], list[int]]
-) -> None:
-    program, workers = reading
-    assert len(workers) == 2 and all(map(_running, workers))
-    if number == signal.SIGINT:  # a terminal sends it to all
-        os.killpg(program.pid, number)
-    else:
-        program.kill()
-    _, said = program.communicate(timeout=300)
-    if number == signal.SIGINT:  # one traceback: the program's own
-        assert said.count("Traceback") == 1 and said.rstrip().endswith("KeyboardInterrupt")
-    for _ in range(600):
-        if not any(map(_running, workers)):
-            return
-        time.sleep(0.1)
-    pytest.fail("workers are left")
-
-
-@needs_proc
-def test_a_worker_that_is_killed_is_told_in_one_line(
-    reading: tuple[subprocess.Popen[str], list[int]],
-) -> None:
-    program, workers = reading
-    os.kill(workers[0], signal.SIGKILL)
-    for _ in range(600):
-        if not _running(workers[1]):
-            break
-        time.sleep(0.1)
-    os.killpg(program.pid, signal.SIGINT)
-    _, said = program.communicate(timeout=300)
-    assert "UserError: a worker process that reads images ended with exit code -9" in said
-
-
-@pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> Iterator[np.ndarray]:
-    """Pictures of 64 x 64 that TFDS's own tools wrote, as the set `many_pictures`."""
-    tensorflow_datasets = pytest.importorskip("tensorflow_datasets")
-    pictures = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3), dtype=np.uint8)
-
-    class ManyPictures(tensorflow_datasets.core.GeneratorBasedBuilder):
-        VERSION = tensorflow_datasets.core.Version("1.0.0")
-
-        def _info(self) -> Any:
-            features = tensorflow_datasets.features
-            described = features.FeaturesDict(
-                {
-                    "image": features.Image(shape=(64, 64, 3), encoding_format="png"),
-                    "label": features.ClassLabel(num_classes=24),
-                }
-            )
-            return tensorflow_datasets.core.DatasetInfo(builder=self, features=described)
-
-        def _split_generators(self, download_manager: Any) -> dict[str, Any]:
-            return {"train": self._generate_examples()}
-
-        def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-            for label, picture in enumerate(pictures):
-                content = io.BytesIO()
-                Image.fromarray(picture).save(content, "PNG")
-                yield label, {"image": io.BytesIO(content.getvalue()), "label": label}
-
-    path = tmp_path_factory.mktemp("tfds")
-    ManyPictures(data_dir=str(path), file_format="array_record").download_and_prepare()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tensorflow_datasets.core.constants, "DATA_DIR", str(path))
-        yield pictures
-
-
-def test_records_of_tfds_are_streamed(records: np.ndarray) -> None:
-    tiny = data.load("tinyimagenet", "train", "tfds:many_pictures")
-    found = _some(_stream(tiny, 1), 0, 6)
-    _assert_equal(_some(_stream(tiny), 3, 3), found[3:])
-    for first in (0, 3):  # each epoch has all of them, each in a view of its own
-        epoch = found[first : first + 3]
-        assert sorted(np.concatenate([batch.labels for batch in epoch])) == list(range(24))
-    for batch in found:
-        for view, label in zip(batch.images, batch.labels, strict=True):
-            places = np.lib.stride_tricks.sliding_window_view(records[label], (56, 56), (0, 1))
-            views = np.moveaxis(places, 2, -1)
-            same = (views == view).all((2, 3, 4)) | (views == view[:, ::-1]).all((2, 3, 4))
-            assert same.sum() == 1
-    # Of a set whose views the devices make, images are as they are.
-    plain = data.load("cifar10", "train", "tfds:many_pictures")
-    for batch in _some(_stream(plain), 0, 3):
-        np.testing.assert_array_equal(batch.images, records[batch.labels])
+    assert len(pickle.dumps(data.load("folder", "train", tmp_path / "set"))) < 40 * many

@@ -1,6 +1,5 @@
 """The laws: what is drawn has the density that the certifier integrates."""
 
-import dataclasses
 import math
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from jax import lax
 from scipy import stats
@@ -17,8 +16,7 @@ from dsrs_jax.noise import RadialLaw, gaussian, generalized_gaussian
 from dsrs_jax.noise.radial import log_level_density
 from dsrs_jax.system.errors import UserError
 
-DRAWS = 200_000
-PART = 50_000  # of them in one call: one program for every law of a dimension
+DRAWS = 50_000
 DIMENSION = 16
 LEAST_SHAPE = 0.2384  # below it levels of float32 are lost
 
@@ -36,14 +34,11 @@ def norms_and_first(law, keys):
 
 # One program for every law of a dimension that is truncated, and one for those that are not.
 sample = jax.jit(RadialLaw.sample, static_argnums=2)
-FEW = 100
 
 
-def radii_and_cosines(law: RadialLaw, seed: int, parts: int = DRAWS // PART):
-    keys = jax.random.split(jax.random.key(seed), (parts, PART))
-    radius, first = np.concatenate(
-        [np.asarray(norms_and_first(law, part), dtype=np.float64) for part in keys], axis=1
-    )
+def radii_and_cosines(law: RadialLaw, seed: int):
+    keys = jax.random.split(jax.random.key(seed), DRAWS)
+    radius, first = np.asarray(norms_and_first(law, keys), dtype=np.float64)
     return radius, first / radius
 
 
@@ -62,6 +57,7 @@ LAWS = {
     "gaussian": gaussian(DIMENSION, 0.5),
     "generalized": generalized_gaussian(DIMENSION, 0.25, 6.0),
     "exponential": generalized_gaussian(DIMENSION, 1.0, 2.0, eta=1.0),
+    "heavy tail": generalized_gaussian(DIMENSION, 0.5, 4.0, eta=0.7),
     "light tail": generalized_gaussian(DIMENSION, 1.0, 0.0, eta=5.0),
     "truncated": generalized_gaussian(DIMENSION, 0.5, 6.0).truncated(0.6),
     "truncated gaussian": gaussian(DIMENSION, 2.0).truncated(0.3),
@@ -80,31 +76,25 @@ def test_draws_follow_the_law(name: str) -> None:
     assert radius.max() <= law.truncation_radius
 
 
-def test_no_coordinate_is_preferred() -> None:
-    x = np.asarray(gaussian(DIMENSION, 0.5).sample(jax.random.key(0), 100_000), dtype=np.float64)
-    error = 0.5 / math.sqrt(len(x))
+def test_no_coordinate_is_preferred_and_a_draw_is_a_function_of_its_key_alone() -> None:
+    law, key = LAWS["generalized"], jax.random.key(7)
+    drawn = np.asarray(sample(law, key, DRAWS))
+    assert drawn.dtype == np.float32
+    x = drawn.astype(np.float64) / law.sigma
+    moments, error = x.T @ x / DRAWS, 1 / math.sqrt(DRAWS)
     assert np.all(np.abs(x.mean(axis=0)) < 5 * error)
-    off_diagonal = (x.T @ x / len(x))[~np.eye(DIMENSION, dtype=bool)]
-    assert np.all(np.abs(off_diagonal) < 5 * 0.5 * error)
+    assert np.all(np.abs(moments - np.eye(DIMENSION)) < 5 * error * math.sqrt(5))
+    draw = jax.jit(RadialLaw.draw)
+    alone = np.stack([draw(law, one)[1] for one in jax.random.split(key, DRAWS)[:100]])
+    np.testing.assert_allclose(drawn[:100], alone, rtol=1e-5)
+    wider = law.with_sigma(3 * law.sigma)
+    np.testing.assert_allclose(sample(wider, key, DRAWS), 3 * drawn, rtol=2e-6)
+    cut = LAWS["truncated"].with_sigma(3 * LAWS["truncated"].sigma)
+    assert cut.quantile == LAWS["truncated"].quantile
+    radius = LAWS["truncated"].truncation_radius
+    assert cut.truncation_radius == pytest.approx(3 * radius, rel=1e-12)
 
 
-@settings(max_examples=30, derandomize=True)
-@given(
-    st.floats(0.0, 0.49),
-    st.sampled_from([0.7, 1.0, 2.0, 4.0]),
-    st.floats(0.05, 2.0),
-    st.integers(0),
-)
-def test_second_moment_of_draws_is_sigma_squared(
-    share: float, eta: float, sigma: float, seed: int
-) -> None:
-    assume(DIMENSION * (1 - 2 * share) / eta > LEAST_SHAPE)
-    law = generalized_gaussian(DIMENSION, sigma, share * DIMENSION, eta)
-    square = radii_and_cosines(law, seed % 2**31, 1)[0] ** 2 / (sigma**2 * DIMENSION)
-    assert abs(square.mean() - 1) < 6 * square.std() / math.sqrt(len(square))
-
-
-@settings(max_examples=40)
 @given(st.integers(2, 200_000), st.floats(0.0, 0.499), st.floats(0.3, 6.0), st.floats(0.01, 3.0))
 def test_scale_gives_the_declared_second_moment(
     dimension: int, share: float, eta: float, sigma: float
@@ -128,7 +118,6 @@ def test_scale_gives_the_declared_second_moment(
     assert moment == pytest.approx(sigma**2 * dimension, rel=1e-6)
 
 
-@settings(max_examples=60)
 @given(st.floats(0.01, 1e5), st.floats(-8.0, 8.0))
 def test_log_density_of_the_level_keeps_its_precision(shape: float, deviation: float) -> None:
     level = shape * math.exp(deviation / math.sqrt(shape + 1))
@@ -136,55 +125,9 @@ def test_log_density_of_the_level_keeps_its_precision(shape: float, deviation: f
         a, u = mpmath.mpf(shape), mpmath.mpf(level)
         exact = float(a * mpmath.log(u) - u - mpmath.loggamma(a))
     with jax.enable_x64(True):
-        value = float(log_level_density(jnp.asarray(shape), jnp.asarray(level)))
+        value = float(jax.jit(log_level_density)(jnp.asarray(shape), jnp.asarray(level)))
     # One rounding of the level itself moves the logarithm by |u - a| epsilon.
     assert abs(value - exact) < 1e-14 * (1 + abs(exact)) + 4e-16 * abs(level - shape)
-
-
-def test_one_trace_serves_all_numbers_of_a_dimension() -> None:
-    traces = 0
-
-    @jax.jit
-    def first(law, key):
-        nonlocal traces
-        traces += 1
-        return law.draw(key)[1][0]
-
-    key = jax.random.key(0)
-    for law in (gaussian(8, 0.5), gaussian(8, 1.0), generalized_gaussian(8, 0.3, 2.0, 1.0)):
-        first(law, key)
-    assert traces == 1
-    for quantile in (0.3, 0.9):
-        first(gaussian(8, 0.5).truncated(quantile), key)
-    assert traces == 2
-
-
-def test_a_law_survives_flattening() -> None:
-    law = generalized_gaussian(8, 0.5, 2.0).truncated(0.5)
-    leaves, structure = jax.tree.flatten(law)
-    assert all(isinstance(leaf, float) for leaf in leaves)
-    assert jax.tree.unflatten(structure, leaves) == law
-    assert hash(law) == hash(dataclasses.replace(law))
-
-
-def test_a_draw_is_a_function_of_its_key_alone() -> None:
-    law = LAWS["truncated"]
-    keys = jax.random.split(jax.random.key(7), FEW)
-    together = sample(law, jax.random.key(7), FEW)
-    draw = jax.jit(RadialLaw.draw)
-    alone = np.stack([draw(law, key)[1] for key in keys])
-    np.testing.assert_allclose(together, alone, rtol=1e-5)
-    assert together.dtype == jnp.float32
-
-
-def test_draws_scale_with_sigma() -> None:
-    key = jax.random.key(5)
-    for law in (LAWS["generalized"], LAWS["truncated"]):
-        wider = law.with_sigma(3 * law.sigma)
-        drawn = np.asarray(sample(law, key, FEW))
-        np.testing.assert_allclose(sample(wider, key, FEW), 3 * drawn, rtol=2e-6)
-        assert wider.quantile == law.quantile
-        assert wider.truncation_radius == pytest.approx(3 * law.truncation_radius, rel=1e-12)
 
 
 @given(st.integers(2, 200_000), st.floats(0.0, 0.49), st.floats(0.5, 4.0), st.floats(1e-3, 0.999))
@@ -202,58 +145,51 @@ def test_truncation_keeps_the_quantile_of_its_cutoff(
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "message"),
     [
-        lambda: gaussian(1, 0.5),
-        lambda: gaussian(8, 0.0),
-        lambda: gaussian(8, -1.0),
-        lambda: gaussian(8, math.nan),
-        lambda: generalized_gaussian(8, 0.5, 4.0),
-        lambda: generalized_gaussian(8, 0.5, -0.5),
-        lambda: generalized_gaussian(8, 0.5, math.inf),
-        lambda: generalized_gaussian(8, 0.5, 1.0, eta=0.0),
-        lambda: generalized_gaussian(8, 0.5, 1.0, eta=0.01),
-        lambda: gaussian(8, 0.5).truncated(1e-160),
-        lambda: gaussian(8, 0.5).truncated(0.0),
-        lambda: gaussian(8, 0.5).truncated(1.0),
-        lambda: gaussian(8, 0.5).truncated(0.5).truncated(0.5),
-        lambda: gaussian(8, 0.5).with_sigma(0.0),
+        (lambda: gaussian(1, 0.5), "dimension must be a whole number of at least 2"),
+        (lambda: gaussian(8, 0.0), "sigma must be positive"),
+        (lambda: gaussian(8, math.nan), "sigma must be a finite number"),
+        (lambda: generalized_gaussian(8, 0.5, 4.0), r"0 <= 2k < 8 \(the dimension\)"),
+        (lambda: generalized_gaussian(8, 0.5, -0.5), "0 <= 2k < 8"),
+        (lambda: generalized_gaussian(8, 0.5, math.inf), "k must be a finite number"),
+        (lambda: generalized_gaussian(8, 0.5, 1.0, eta=0.0), "eta must be positive"),
+        (lambda: gaussian(8, 0.5).truncated(1e-160), "quantile 1e-160 is too small"),
+        (lambda: gaussian(8, 0.5).truncated(0.0), r"must lie in \(0, 1\)"),
+        (lambda: gaussian(8, 0.5).truncated(1.0), r"must lie in \(0, 1\)"),
+        (lambda: gaussian(8, 0.5).truncated(0.5).truncated(0.5), "truncated already"),
+        (lambda: gaussian(8, 0.5).with_sigma(0.0), "sigma must be positive"),
+        # What float32 does not hold.
+        (
+            lambda: generalized_gaussian(784, 0.5, 391.99),
+            "k = 391.99, eta = 2 in 784 dimensions .* a k of at most 391.761",
+        ),
+        (lambda: generalized_gaussian(784, 0.5, 390.0, 20.0), "a k of at most 389.616"),
+        (
+            lambda: generalized_gaussian(150_528, 0.5, 75_263.9),
+            "k = 75263.9, .* = 0.1: .* a k of at most 75263.761",
+        ),
+        (lambda: generalized_gaussian(2, 0.5, 0.0, 20.0), "an eta of at most 8.389"),
+        (lambda: generalized_gaussian(784, 0.5, 0.0, 0.05), "0.05 is too small for 784 dimens"),
     ],
 )
-def test_numbers_outside_their_domain_are_refused(make) -> None:
-    with pytest.raises(UserError) as error:
+def test_numbers_outside_their_domain_are_refused(make, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
         make()
-    assert "\n" not in str(error.value) and len(str(error.value)) > 20
-
-
-@pytest.mark.parametrize(
-    ("dimension", "k", "eta", "said"),
-    [
-        (784, 391.99, 2.0, "k = 391.99, eta = 2 in 784 dimensions .* a k of at most 391.761"),
-        (784, 390.0, 20.0, "of shape .* = 0.2: .* a k of at most 389.616"),
-        (150_528, 75_263.9, 2.0, "k = 75263.9, .* = 0.1: .* a k of at most 75263.761"),
-        (2, 0.0, 20.0, "of shape .* = 0.1: .* an eta of at most 8.389"),
-        (784, 0.0, 0.05, "eta = 0.05 is too small for 784 dimensions"),
-    ],
-)
-def test_a_law_that_float32_does_not_hold_is_refused_by_name(
-    dimension: int, k: float, eta: float, said: str
-) -> None:
-    with pytest.raises(UserError, match=said) as error:
-        generalized_gaussian(dimension, 0.5, k, eta)
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_numbers_that_a_refusal_gives_are_drawn_right() -> None:
     """A level that float32 takes for 0 has the probability u^a / Gamma(a + 1), below 1e-9."""
+    smallest = float(np.finfo(np.float32).tiny)
     for law in (
         generalized_gaussian(784, 0.5, 391.761),
         generalized_gaussian(2, 0.5, 0.0, 8.389),
         generalized_gaussian(784, 0.5, 0.0, 0.12),
     ):
-        smallest = float(np.finfo(np.float32).tiny)
         assert stats.gamma(law.shape).cdf(smallest) < 1e-9
-        levels, noise = jax.jit(jax.vmap(law.draw))(jax.random.split(jax.random.key(2), FEW * FEW))
+        levels, noise = jax.jit(jax.vmap(law.draw))(jax.random.split(jax.random.key(2), 10_000))
         assert np.all(levels >= smallest) and np.all(np.isfinite(noise))
         assert stats.kstest(np.asarray(levels), stats.gamma(law.shape).cdf).pvalue > 1e-3
     assert stats.gamma(0.238).cdf(smallest) > 1e-9  # the least shape is no larger than it must be

@@ -11,32 +11,40 @@ from dsrs_jax.certify import certify
 from dsrs_jax.noise import generalized_gaussian
 from dsrs_jax.proof import claim as claims
 from dsrs_jax.proof.bound import lower_bound
-from dsrs_jax.proof.claim import PROVED, prove, shrunk
+from dsrs_jax.proof.claim import PROVED, Claim, prove, shrunk
 from dsrs_jax.proof.rows import law_names
 from dsrs_jax.proof.schema import Method
 
-TAMPERED = {
-    "radius": lambda c: dataclasses.replace(c, radius=c.radius * 1.001),
-    "multiplier": lambda c: dataclasses.replace(
-        c, multipliers=tuple(w * (1.5 if w == max(c.multipliers) else 1) for w in c.multipliers)
-    ),
-    "votes": lambda c: dataclasses.replace(
-        c,
-        votes=tuple(
-            v - (w == max(c.multipliers)) for v, w in zip(c.votes, c.multipliers, strict=True)
-        ),
-    ),
-    "alpha": lambda c: dataclasses.replace(c, alpha=c.alpha / 2),
-}
+
+def tampered(claim: Claim) -> list[Claim]:
+    """With one number changed that the radius follows from, of the law that weighs most."""
+    first = claim.multipliers.index(max(claim.multipliers))
+    votes, weights = list(claim.votes), list(claim.multipliers)
+    votes[first] -= 1
+    weights[first] *= 1.5
+    changes = (
+        {"radius": claim.radius * 1.001},
+        {"multipliers": tuple(weights)},
+        {"votes": tuple(votes)},
+        {"alpha": claim.alpha / 2},
+        {"shares": tuple(share / 2 for share in claim.shares)},
+    )
+    return [dataclasses.replace(claim, **change) for change in changes]
 
 
-@pytest.mark.parametrize("extra", [[], ["scaled"], ["truncated"], ["scaled", "truncated"]])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        *([], ["scaled"], ["truncated"]),
+        pytest.param(["scaled", "truncated"], marks=pytest.mark.slow),
+    ],
+)
 def test_certificates_are_proved_and_tampered_ones_are_refused(extra: list[str]) -> None:
-    for _, claim in claims_of(784, 380.0, extra):
+    for _, claim in claims_of(784, 380.0, extra)[:2]:
         radius, result = shrunk(claim)
         assert result == PROVED and claim.radius * (1 - 1e-7) < radius <= claim.radius
-        for name, change in TAMPERED.items():
-            assert prove(change(claim)).startswith("g is"), name
+        for other in tampered(claim):
+            assert prove(other).startswith("g is"), other
 
 
 def test_a_radius_that_is_too_long_by_rounding_is_shortened() -> None:
@@ -67,14 +75,12 @@ def test_twice_the_draws_of_p() -> None:
     claim = claims.read(row, law_names(row), Method.DSRS)
     assert claim is not None and prove(claim) == PROVED
     assert claims.read(row, law_names(row), Method.NEYMAN_PEARSON) is None
-    # A first draw that was wrong, or a second sample of another law: not this protocol.
-    for change in ({"votes": str(N - 1)}, {"cutoff_threshold_x+": "5.0"}):
+    # A first draw that was wrong, a second sample of another law: not this protocol. The same law
+    # drawn for another reason has P's own first draws: it is no second sample.
+    renamed = {name.replace("threshold_x+", "sigma_0.5"): value for name, value in row.items()}
+    for other in (row | {"votes": str(N - 1)}, row | {"cutoff_threshold_x+": "5.0"}, renamed):
         with pytest.raises(ValueError, match="pooled"):
-            claims.read(row | change, law_names(row), Method.DSRS)
-    # The same law drawn for another reason has P's own first draws: it is no second sample.
-    repeated = {name.replace("threshold_x+", "sigma_0.5"): value for name, value in row.items()}
-    with pytest.raises(ValueError, match="pooled"):
-        claims.read(repeated, law_names(repeated), Method.DSRS)
+            claims.read(other, law_names(other), Method.DSRS)
 
 
 def test_a_ball_without_end_proves_nothing() -> None:

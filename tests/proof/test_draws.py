@@ -32,9 +32,6 @@ def test_the_sampler_and_the_proof_charge_the_same(
     theirs = draws.charge(dimension, law.k, eta, LawNumbers(sigma, law.cutoff), grid)
     # Never below, or a proof would fail.
     assert arb(mine) >= theirs and mine <= float(theirs) * (1 + 4e-6)
-
-
-def test_the_proof_relies_on_the_rounding_error_that_the_sampler_keeps() -> None:
     assert draws.ROUNDING == sound.ROUNDING
 
 
@@ -53,8 +50,9 @@ def cells(dimension: int, length: float, u: np.ndarray, v: np.ndarray) -> np.nda
     return np.rint(length * z / np.linalg.norm(z, axis=1, keepdims=True))
 
 
-@pytest.mark.parametrize("dimension", [2, 3, 5, 6, 11])
-@pytest.mark.parametrize("length", [0.4, 3.0, 40.0])
+@pytest.mark.parametrize(
+    ("dimension", "length"), [(2, 0.4), (2, 40.0), (3, 3.0), (5, 0.4), (6, 3.0), (11, 40.0)]
+)
 def test_one_uniform_changes_no_more_cells_than_are_charged(dimension: int, length: float) -> None:
     """docs/proof.md: 3 R sqrt(d') thresholds for a U, 24 R sqrt(d') for all V's together."""
     random = np.random.default_rng([dimension, int(length)])
@@ -64,7 +62,7 @@ def test_one_uniform_changes_no_more_cells_than_are_charged(dimension: int, leng
     def changes(moved: np.ndarray) -> int:
         return int(np.sum(moved[1:] != moved[:-1]))
 
-    for _ in range(5):
+    for _ in range(3):
         u, v = random.random((2, even // 2))
         turned = 0
         for pair in range(even // 2):
@@ -80,7 +78,7 @@ def test_one_uniform_changes_no_more_cells_than_are_charged(dimension: int, leng
 def test_a_levels_uniforms_change_no_more_than_is_charged(shape: float) -> None:
     """docs/proof.md: 8 R sqrt(d') + 12 thresholds for an attempt; a direction's cells with it."""
     random = np.random.default_rng(int(shape))
-    grid = (np.arange(200_000) + 0.5) / 200_000
+    grid = (np.arange(50_000) + 0.5) / 50_000
     direction = random.standard_normal(6)
     direction /= np.linalg.norm(direction)
     start = shape - 1 / 3
@@ -98,27 +96,25 @@ def test_a_levels_uniforms_change_no_more_than_is_charged(shape: float) -> None:
         )
         return np.where((fits & (root > 0))[:, None], found, 99.0)
 
-    for _ in range(20):
-        u, v, w = random.random(3)
+    for _ in range(5):
         total = 0
+        fixed = [np.full(len(grid), one) for one in random.random(3)]
         for moved in range(3):
-            numbers = [np.full(len(grid), one) for one in (u, v, w)]
-            numbers[moved] = grid
-            found = outcome(*numbers)
+            found = outcome(*fixed[:moved], grid, *fixed[moved + 1 :])
             total += int(np.any(found[1:] != found[:-1], axis=1).sum())
         reach = 5.0 * math.sqrt(start / shape) * (1 + 9.5 / math.sqrt(9 * start)) ** 1.5
         assert total <= 8 * reach * math.sqrt(6) + 12
 
 
-def test_attempts_are_accepted_as_often_as_is_charged() -> None:
+@pytest.mark.parametrize("shape", [1.0, 1.5, 3.0, 30.0, 1e4])
+def test_attempts_are_accepted_as_often_as_is_charged(shape: float) -> None:
     """0.95 at least, at every shape from 1."""
-    for shape in (1.0, 1.5, 3.0, 30.0, 1e4):
-        start = shape - 1 / 3
-        spread = 1 / math.sqrt(9 * start)
+    start = shape - 1 / 3
+    spread = 1 / math.sqrt(9 * start)
 
-        def accepted(z: float, start: float = start, spread: float = spread) -> float:
-            v = (1 + spread * z) ** 3
-            return math.exp(start * (1 - v + math.log(v))) / math.sqrt(2 * math.pi)
+    def accepted(z: float) -> float:
+        v = (1 + spread * z) ** 3
+        return math.exp(start * (1 - v + math.log(v))) / math.sqrt(2 * math.pi)
 
-        share = integrate.quad(accepted, -1 / spread + 1e-12, 12, points=[0.0], limit=200)[0]
-        assert 0.95 <= share <= 1
+    share = integrate.quad(accepted, -1 / spread + 1e-12, 12, points=[0.0], limit=200)[0]
+    assert 0.95 <= share <= 1

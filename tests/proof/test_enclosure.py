@@ -1,6 +1,7 @@
-"""Balls hold what three other ways compute."""
+"""Balls hold what three other ways compute; lower bounds are next to the exact ones."""
 
 import dataclasses
+from fractions import Fraction
 
 import mpmath
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 import slow_reference as reference
 import thirty_digits
 from flint import arb, ctx
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from random_claims import claims_of, family_of
 
 from dsrs_jax.noise import generalized_gaussian
+from dsrs_jax.proof.bound import lower_bound
 from dsrs_jax.proof.enclosure import Family, LawNumbers, enclose
 
 
@@ -21,6 +23,7 @@ def holds(ball: arb, value: mpmath.mpf) -> bool:
         return ball.contains(arb(mpmath.nstr(value, 25)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dimension", "k", "extra", "far"),
     [
@@ -43,7 +46,7 @@ def test_the_ball_holds_thirty_digits(
     assert float(ball.rad()) < 1e-12
 
 
-@settings(max_examples=25)
+@settings(max_examples=min(25, settings.default.max_examples))
 @given(
     st.sampled_from([2, 3, 8, 64, 784, 150_528]),
     st.floats(0.1, 3.0),
@@ -83,17 +86,43 @@ def test_any_multipliers_and_any_number_of_laws(dimension: int) -> None:
 
 
 def test_numbers_outside_their_domain_are_refused() -> None:
-    good = Family(64, 0.0, 2.0, (LawNumbers(0.5),))
+    good, nan = Family(64, 0.0, 2.0, (LawNumbers(0.5),)), float("nan")
     for changes in (
-        {"k": 32.0}, {"k": -1.0}, {"eta": 0.0}, {"dimension": 1}, {"laws": (LawNumbers(0.0),)},
-        {"laws": (LawNumbers(0.5, 1.0),)}, {"laws": (LawNumbers(0.5), LawNumbers(float("nan")))},
-        {"k": float("nan")},
+        {"k": 32.0}, {"k": -1.0}, {"k": nan}, {"eta": 0.0}, {"dimension": 1},
+        {"laws": (LawNumbers(0.0),)}, {"laws": (LawNumbers(0.5, 1.0),)},
     ):  # fmt: skip
         with pytest.raises(ValueError):
             dataclasses.replace(good, **changes)
-    for multipliers, radius in (
-        ([-1.0], 0.1), ([0.0], 0.1), ([float("nan")], 0.1), ([float("inf")], 0.1),
-        ([1.0], 0.0), ([1.0], float("nan")), ([1.0], float("inf")),
-    ):  # fmt: skip
+    for weight, radius in ((-1.0, 0.1), (0.0, 0.1), (nan, 0.1), (1.0, 0.0), (1.0, float("inf"))):
         with pytest.raises(ValueError):
-            enclose(good, [arb(0.9)], multipliers, radius)
+            enclose(good, [arb(0.9)], [weight], radius)
+
+
+@given(
+    st.integers(1, 2_000).flatmap(lambda n: st.tuples(st.integers(1, n), st.just(n))),
+    st.floats(1e-9, 0.4),
+    st.integers(1, 5),
+)
+@example((6, 7), 1e-9, 1)
+def test_bounds_are_below_the_exact_ones_and_next_to_them(
+    counts: tuple[int, int], alpha: float, parts: int
+) -> None:
+    votes, draws = counts
+    bound = lower_bound(votes, draws, alpha, Fraction(1, parts))
+    mantissa, exponent = bound.man_exp()
+
+    def tail(p: mpmath.mpf) -> mpmath.mpf:
+        a, b = votes, draws - votes + 1
+        if votes == draws:
+            return p**draws
+        if 2 * votes > draws:
+            return 1 - mpmath.betainc(b, a, 0, 1 - p, regularized=True)
+        return mpmath.betainc(a, b, 0, p, regularized=True)
+
+    with mpmath.workdps(45):
+        p = mpmath.mpf(int(mantissa)) * mpmath.mpf(2) ** int(exponent)
+        wanted = mpmath.mpf(alpha) / parts
+        assert tail(p) < wanted
+        # A small tail that is computed as 1 less its complement has lost digits.
+        gap = mpmath.mpf(10) ** -14 + mpmath.mpf(10) ** -22 / wanted
+        assert tail(p + (1 - p) * gap) > wanted

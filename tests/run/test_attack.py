@@ -2,46 +2,54 @@
 
 import csv
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from certify_runs import SIGMA, K
+from certify_runs import SIGMA, HeldRun, K, finished, recorded, records_of
+from commands import refused
 from scipy import stats
 
 from dsrs_jax import Protocol, certify_table, data, generalized_gaussian, models
-from dsrs_jax.attack import Attack, Attacker, Outcome, Target
-from dsrs_jax.noise import RadialLaw
+from dsrs_jax.attack import Attack, Attacker, Target
+from dsrs_jax.run.attack import Settings
+from dsrs_jax.run.finished import read_run
 from dsrs_jax.run.main import main
+from dsrs_jax.run.report_attack import Shown, read_attack, show
+from dsrs_jax.system.options import parse
 from dsrs_jax.votes import Sampler, count_votes
 
-ROOT = Path(__file__).resolve().parents[2]
 Once = Callable[[str, Callable[[Path], None]], Path]
 ALPHA, FRESH = 0.001, 10_000
 FAR = 3.0
 STRONG = Attack(steps=40, samples=32, votes=100, step_size=0.05, recheck=1_000)
 QUICK = ["--samples", "32", "--votes", "32", "--recheck", "1000", "--steps", "20",
          "--step-size", "0.1"]  # fmt: skip
-SHORT = ["--skip", "18", "--eps", "2", "0.4", *QUICK]
-RADII, IMAGES = [0.4, 2.0], 20
+SHORT = ["--skip", "20", "--eps", "2", "0.4", *QUICK]
+RADII, IMAGES = [0.4, 2.0], 18
 
 
-def inside_and_far(
-    classifier: Callable[[jax.Array], jax.Array],
-    law: RadialLaw,
-    images: np.ndarray,
-    labels: np.ndarray,
-) -> tuple[list[tuple[Target, Outcome]], int]:
-    """Attacks at each image's certified radius, and at FAR; and how many have a certificate."""
+def nearest_mean() -> Callable[[jax.Array], jax.Array]:
+    """A linear classifier of digits: its certificates lack little."""
+    training = data.in_memory(data.load("digits", "train"))
+    flat = training.images.reshape(-1, 64)
+    means = np.stack([flat[training.labels == label].mean(axis=0) for label in range(10)])
+    away = np.sum(means**2, axis=1)[None] / 2
+    return lambda images: 10 * (images.reshape(len(images), -1) @ means.T - away)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "k"), [("network", K), ("linear", 0.0)])
+def test_no_attack_succeeds_inside_a_certified_radius(kind: str, k: float, model: str) -> None:
+    """Each image is attacked at its certified radius, and at FAR."""
+    classifier = models.load_model(Path(model)) if kind == "network" else nearest_mean()
+    law = generalized_gaussian(64, SIGMA, k)
+    dataset = data.in_memory(data.load("digits"))
+    images, labels = dataset.images[::15], dataset.labels[::15]
     table = count_votes(classifier, images, labels, law, 4_000, inside=[law.truncated(0.5)])
     certified = certify_table(table, Protocol(ALPHA)).radius
     targets = [
@@ -50,72 +58,31 @@ def inside_and_far(
             zip(images, labels, certified.tolist(), strict=True)
         )
     ]
-    found = [
-        (targets[one.index], one) for one in Attacker(classifier, law, STRONG).attack_all(targets)
-    ]
-    return found, int(np.sum(certified > 0.0))
-
-
-def hold_against_one_another(
-    classifier: Callable[[jax.Array], jax.Array],
-    law: RadialLaw,
-    images: np.ndarray,
-    labels: np.ndarray,
-) -> None:
-    outcomes, certified = inside_and_far(classifier, law, images, labels)
-    assert certified > len(images) / 4
+    outcomes = list(Attacker(classifier, law, STRONG).attack_all(targets))
+    count = int(np.sum(certified > 0.0))
+    assert count > len(images) / 4
     failed = 0
-    for target, outcome in outcomes:
+    for outcome in outcomes:
+        image = targets[outcome.index].image
         for one in outcome.tries:
             if one.broken and one.radius < FAR:
                 # The attack ends where the label just loses. At the sphere, farther in the same
                 # direction, fresh draws say whether it has less than half.
                 assert one.image is not None and one.perturbation is not None
                 farther = (1.0 - 1e-6) * one.radius / one.perturbation
-                point = target.image + farther * (one.image - target.image)
+                point = image + farther * (one.image - image)
                 sampler = Sampler(classifier, seed=99)
                 votes = sampler.start(point[None], [outcome.label], law, FRESH).result()
                 failed += stats.binom.cdf(int(votes.correct[0, -1]), FRESH, 0.5) < 1e-4
     # A certificate may fail with probability ALPHA.
-    assert failed <= stats.binom.ppf(1 - 1e-6, certified, ALPHA)
-    right = [outcome for _, outcome in outcomes if outcome.right]
+    assert failed <= stats.binom.ppf(1 - 1e-6, count, ALPHA)
+    right = [outcome for outcome in outcomes if outcome.right]
     far = sum(outcome.tries[-1].broken for outcome in right)
     assert far > 0.8 * len(right)  # the attack is one
 
 
-def test_no_attack_on_digits_succeeds_inside_a_certified_radius(model: str) -> None:
-    dataset = data.in_memory(data.load("digits", "test"))
-    hold_against_one_another(
-        models.load_model(Path(model)),
-        generalized_gaussian(64, SIGMA, K),
-        dataset.images[::12],
-        dataset.labels[::12],
-    )
-
-
-def test_no_attack_on_mnist_succeeds_inside_a_certified_radius(mnist_dir: Path) -> None:
-    """Of a linear classifier, least squares on noisy images: its certificates lack little."""
-    training = data.in_memory(data.load("mnist", "train", str(mnist_dir)))
-    law = generalized_gaussian(784, 0.5, 0.0)
-    pixels = training.images[:5_000].reshape(-1, 784).astype(np.float64)
-    pixels = np.append(pixels, np.ones((5_000, 1)), axis=1)
-    noise = np.append(np.full(784, 5_000 * 0.25), 1.0)  # what the noise adds to the products
-    weights = np.linalg.solve(
-        pixels.T @ pixels + np.diag(noise), pixels.T @ np.eye(10)[training.labels[:5_000]]
-    )
-    matrix = jnp.asarray(30.0 * weights, jnp.float32)
-
-    def linear(images: jax.Array) -> jax.Array:
-        flat = images.reshape(len(images), -1)
-        return flat @ matrix[:-1] + matrix[-1:]
-
-    dataset = data.load("mnist", "test", str(mnist_dir))
-    images, labels = zip(*(dataset[index] for index in range(0, 10_000, 500)), strict=True)
-    hold_against_one_another(linear, law, np.stack(images), np.array(labels))
-
-
-def attack(out: Path, model: str, *more: str) -> int:
-    return main(["attack", "--model", model, *SHORT, *more, "--out", str(out)])
+def words_of(out: Path, model: str) -> list[str]:
+    return ["attack", "--model", model, *SHORT, "--out", str(out)]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +90,7 @@ def done(once: Once, model: str) -> Path:
     """The folder of an attack that nothing happened to."""
 
     def make(folder: Path) -> None:
-        assert attack(folder, model) == 0
+        assert main(words_of(folder, model)) == 0
 
     return once("attack", make)
 
@@ -131,191 +98,139 @@ def done(once: Once, model: str) -> Path:
 @pytest.fixture(scope="module")
 def run(once: Once, model: str) -> Path:
     """A run of certify of the same images."""
-
-    def make(folder: Path) -> None:
-        words = ["--n", "2000", "--skip", "18", "--draws", "sound", "--out", str(folder)]
-        assert main(["certify", "--model", model, *words]) == 0
-
-    return once("attacked", make)
+    return finished(once, model)
 
 
-def rows(out: Path) -> list[dict[str, str]]:
-    with open(out / "attack.csv") as stream:
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with open(file) as stream:
         return list(csv.DictReader(stream))
 
 
+def with_records(out: Path, done: Path, records: Iterable[dict[str, Any]]) -> Path:
+    """The folder of such an attack with these records alone."""
+    (out / "votes").mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "command.json"):
+        shutil.copy(done / name, out)
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    (out / "votes" / "00000000-00000000-1.0.jsonl").write_text(text)
+    return out
+
+
 def test_every_image_has_a_row_for_each_ball(done: Path) -> None:
-    found = rows(done)
-    assert [row["index"] for row in found] == [str(18 * i) for i in range(IMAGES) for _ in RADII]
+    found = rows_of(done / "attack.csv")
+    assert [row["index"] for row in found] == [str(20 * i) for i in range(IMAGES) for _ in RADII]
     for near, far in zip(found[::2], found[1::2], strict=True):
         assert [float(row["radius"]) for row in (near, far)] == RADII
         if near["clean"] == "wrong":
             assert near["broken"] == far["broken"] == ""
             continue
         assert near["broken"] <= far["broken"] and near["voted"] <= far["voted"]
-        for row in (near, far):
-            assert (row["broken"] == "1") == (row["perturbation"] != "")
-            if row["broken"] == "1":
-                assert 0.0 < float(row["perturbation"]) <= float(row["broken_within"])
-                assert int(row["label_votes"]) < int(row["other_votes"])
     assert sum(row["broken"] == "1" for row in found[1::2]) > IMAGES / 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_an_attack_that_was_ended_goes_on(
-    number: signal.Signals, done: Path, model: str, tmp_path: Path
-) -> None:
-    """Begun on two devices with another batch, ended in the middle: the same results."""
+@pytest.mark.process
+def test_an_attack_that_is_killed_continues(done: Path, model: str, tmp_path: Path) -> None:
+    """Begun on two devices with another batch."""
     out = tmp_path / "out"
-    words = ["--model", model, *SHORT, "--out", str(out), "--batch", "2"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dsrs_jax", "attack", *words],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 300
-    while not list((out / "votes").glob("*.jsonl")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)
-    process.send_signal(number)
-    _, error = process.communicate(timeout=60)
-    if number == signal.SIGINT:
-        assert process.returncode == 130
-        assert error == "dsrs-jax attack: interrupted; the same command continues this attack\n"
-    assert not (out / "attack.csv").exists()
-    assert attack(out, model) == 0
+    words = [*words_of(out, model), "--batch", "2"]
+    HeldRun(words, tmp_path / "gate", 2, "os.rename", devices=2).kill()
+    assert 0 < recorded(out) < IMAGES and not (out / "attack.csv").exists()
+    assert main(words_of(out, model)) == 0
     assert (out / "attack.csv").read_bytes() == (done / "attack.csv").read_bytes()
 
 
-def table(out: Path, name: str) -> list[dict[str, str]]:
-    with open(out / "tables" / f"{name}.csv") as stream:
-        return list(csv.DictReader(stream))
+def test_an_attack_continues_with_its_own_settings_and_images_alone(
+    done: Path, run: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *records = records_of(done).values()
+    cut = {**records[4], "tries": []}  # is no record: it was right, and no ball was tried
+    out = with_records(tmp_path / "out", done, [first, *records[:4], cut])
+    assert main(words_of(out, model)) == 0
+    said = capsys.readouterr().out
+    assert "Damaged: " in said and f"5 of {IMAGES} images were done before" in said
+    assert (out / "attack.csv").read_bytes() == (done / "attack.csv").read_bytes()
+    refused(capsys, [*words_of(out, model), "--clip"], "was made with clip = false, not true")
+    refused(capsys, words_of(run, model), "give the same settings or another --out")
+    other = with_records(tmp_path / "other", done, [first | {"image": "0" * 16}])
+    refused(capsys, words_of(other, model), f"index {first['index']} is another image")
+
+
+def test_the_options_say_how_images_are_attacked() -> None:
+    words = "--norm linf --method pgd --steps 9 --samples 8 --votes 7 --recheck 6 --step-size 0.5"
+    words += " --random-starts 4 --loss mean-loss --fixed-draws --clip --eps 0.2 0.1"
+    settings = parse(Settings, words.split(), program="attack", description="")
+    assert settings.attack.attack() == Attack(
+        norm="linf", steps=9, samples=8, votes=7, recheck=6, step_size=0.5, random_starts=4,
+        loss="mean-loss", fixed_draws=True, clip=True,
+    )  # fmt: skip
+    assert settings.attack.radii() == (0.1, 0.2)
+    assert parse(Settings, [], program="attack", description="").attack.attack() == Attack()
 
 
 def test_the_report_has_attacked_beside_certified_accuracy(
     done: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "results"
-    assert main(["report", str(run), str(done), "--out", str(out)]) == 0
+    assert main(["report", str(run), str(done), "--out", str(tmp_path)]) == 0
     assert f"{done.name} broke no image inside the radius that" in capsys.readouterr().out
-    found = table(out, "attacked")
+    found = rows_of(tmp_path / "tables" / "attacked.csv")
     assert [row["radius"] for row in found] == ["0", "0.4", "2"]
-    own = rows(done)
-    with open(run / "certificates.csv") as stream:
-        radii = np.array([float(row["radius_dsrs"]) for row in csv.DictReader(stream)])
+    attacked = rows_of(done / "attack.csv")
+    radii = np.array([float(row["radius_dsrs"]) for row in rows_of(run / "certificates.csv")])
     for place, row in enumerate(found):
-        attacked, certified = float(row[f"{done.name}: confirmed"]), float(row["DSRS, certified"])
-        at = own[max(0, place - 1) :: 2]
+        confirmed = float(row[f"{done.name}: confirmed"])
+        certified, radius = float(row["DSRS, certified"]), float(row["radius"])
+        at = attacked[max(0, place - 1) :: 2]
         left = [one["clean"] == "right" and (place == 0 or one["broken"] == "0") for one in at]
-        assert attacked == pytest.approx(100 * np.mean(left), abs=0.051)
-        radius = float(row["radius"])
+        assert confirmed == pytest.approx(100 * np.mean(left), abs=0.051)
         assert certified == pytest.approx(100 * np.mean((radii >= radius) & (radii > 0)), abs=0.051)
-        assert certified <= attacked and float(row[f"{done.name}: by its check"]) <= attacked
-    assert (out / "figures" / "attacked.png").read_bytes().startswith(b"\x89PNG")
-    assert "attacked: " in (out / "report.html").read_text()
+        assert certified <= confirmed and float(row[f"{done.name}: by its check"]) <= confirmed
+    assert (tmp_path / "figures" / "attacked.png").read_bytes().startswith(b"\x89PNG")
+    assert "attacked: " in (tmp_path / "report.html").read_text()
+    assert main(["report", str(done), "--out", str(tmp_path / "alone")]) == 0
+    assert "report.html" not in capsys.readouterr().out
+
+
+def test_an_attack_of_another_norm_is_not_compared(done: Path, run: Path, tmp_path: Path) -> None:
+    out = with_records(tmp_path / "linf", done, records_of(done).values())
+    config = json.loads((out / "config.json").read_text()) | {"norm": "linf", "random_starts": 2}
+    (out / "config.json").write_text(json.dumps(config))
+    shown = show([read_attack(out)], [read_run(run)])
+    [table] = shown.tables
+    assert table.name == "attacked-linf" and "PGD, 2 random starts, ℓ∞" in table.title
+    assert not shown.certified and "certified" not in " ".join(table.header)
 
 
 def test_half_an_attack_and_a_contradiction_are_told_loudly(
     done: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    half = tmp_path / "half"
-    shutil.copytree(done, half)
-    lines = [
-        json.loads(line)
-        for file in sorted((half / "votes").glob("*.jsonl"))
-        for line in file.read_text().splitlines()
-    ]
-    lines = sorted(lines, key=lambda record: record["index"])
-    with open(run / "certificates.csv") as stream:
-        radii = [float(row["radius_dsrs"]) for row in csv.DictReader(stream)]
+    radii = [float(row["radius_dsrs"]) for row in rows_of(run / "certificates.csv")]
+    records = [record for _, record in sorted(records_of(done).items())]
     # An image that was broken far out is said to have been broken inside its certified radius.
-    victim = next(
-        i
-        for i, one in enumerate(lines)
-        if radii[i] > 0.1 and one["tries"] and one["tries"][-1]["broken"]
+    number, victim = next(
+        (number, record)
+        for number, (record, radius) in enumerate(zip(records, radii, strict=True), start=1)
+        if radius > 0.1 and record["tries"] and record["tries"][-1]["broken"]
     )
-    last = lines[victim]["tries"][-1]
-    last["perturbation"], last["recheck"] = 0.09, [100, 900]
-    for file in (half / "votes").glob("*.jsonl"):
-        file.unlink()
-    kept = "".join(json.dumps(one) + "\n" for one in lines[: victim + 1])
-    (half / "votes" / "00000000-00000000-1.0.jsonl").write_text(kept)
-    (half / "attack.csv").unlink()
-    assert main(["report", str(run), str(half), "--out", str(tmp_path / "results")]) == 0
-    said = capsys.readouterr().out
-    assert f"Half finished: {victim + 1} of {IMAGES} images" in said
-    named = f"index {lines[victim]['index']} (perturbation 0.0900, certified radius"
-    assert f"CONTRADICTION: half broke 1 image: {named}" in said
-    assert "CONTRADICTION" in (tmp_path / "results" / "report.html").read_text()
-    # Of other pixels or labels it is not said.
-    other = dict(lines[victim], image="another")
-    kept = "".join(json.dumps(one) + "\n" for one in [*lines[:victim], other])
-    (half / "votes" / "00000000-00000000-1.0.jsonl").write_text(kept)
-    assert main(["report", str(run), str(half), "--out", str(tmp_path / "results")]) == 0
-    said = capsys.readouterr().out
-    assert "CONTRADICTION" not in said and "not known to be of the same images" in said
-    # By votes that a label with half of the probability may have, it is none.
-    lines[victim]["tries"][-1]["recheck"] = [490, 500]
-    kept = "".join(json.dumps(one) + "\n" for one in lines[: victim + 1])
-    (half / "votes" / "00000000-00000000-1.0.jsonl").write_text(kept)
-    assert main(["report", str(run), str(half), "--out", str(tmp_path / "results")]) == 0
-    said = capsys.readouterr().out
-    assert "CONTRADICTION" not in said and named in said and "that chance explains" in said
+    half = tmp_path / "half"
 
+    def shown(recheck: list[int], **change: Any) -> Shown:
+        victim["tries"][-1] |= {"perturbation": 0.09, "recheck": recheck}
+        with_records(half, done, [*records[: number - 1], victim | change])
+        return show([read_attack(half)], [read_run(run)])
 
-def test_an_attack_alone_and_one_of_another_norm_are_reported(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out, results = tmp_path / "linf", tmp_path / "results"
-    words = ["--norm", "linf", "--eps", "0.2", "--method", "pgd", "--random-starts", "2", "--clip"]
-    command = ["attack", "--model", model, "--skip", "60", *QUICK, *words, "--out", str(out)]
-    assert main(command) == 0
-    assert main(["report", str(out), "--out", str(results)]) == 0
-    said = capsys.readouterr().out
-    assert "PGD, 2 random starts, ℓ∞" in said and "report.html" not in said
-    assert [row["radius"] for row in table(results, "attacked-linf")] == ["0", "0.2"]
-    assert main(["report", str(out), "--out", str(results), "--write-log", "x.tsv"]) == 2
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--eps", "0"], "--eps must be positive numbers"),
-        (["--eps", "inf"], "--eps must be positive numbers"),
-        (["--steps", "0"], "steps must be a whole number of at least 1, got 0"),
-        (["--step-size", "-1"], "step_size must be positive and finite, got -1"),
-        (["--method", "pgd", "--random-starts", "0"], "--random-starts must be at least 1, got 0"),
-        (["--backend", "torch"], "--backend torch has no gradients in JAX; use --backend jax"),
-        (["--batch", "0"], "--batch must be positive, got 0"),
-        (["--model", "no/such/model"], "no such checkpoint: "),
-        (["--dataset", "mnist"], "mnist needs --data-dir"),
-    ],
-)
-def test_mistakes_are_told_in_one_line(
-    words: list[str],
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["attack", *words]) == 2
-    printed = capsys.readouterr()
-    assert printed.err.startswith(f"dsrs-jax attack: {said}") and printed.err.count("\n") == 1
-    assert printed.out == "" and not list(tmp_path.iterdir())
-
-
-def test_folders_of_other_runs_are_refused(
-    done: Path, run: Path, model: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert attack(done, model, "--clip") == 2
-    assert "was made with clip = false, not true" in capsys.readouterr().err
-    assert attack(run, model) == 2
-    assert "give the same settings or another --out" in capsys.readouterr().err
+    # Of other pixels or labels it is not said; nor where a label with half of the probability may
+    # have such votes.
+    told = f"half: Half finished: {number} of {IMAGES} images."
+    named = f"index {victim['index']} (perturbation 0.0900, certified radius"
+    for found, sentence in (
+        (shown([100, 900], image="another"), "not known to be of the same images"),
+        (shown([490, 500]), "that chance explains"),
+    ):
+        assert found.banners == [told] and sentence in " ".join(found.sentences)
+    assert named in " ".join(found.sentences)
+    _, banner = shown([100, 900]).banners
+    assert banner.startswith(f"CONTRADICTION: half broke 1 image: {named}")
+    assert main(["report", str(run), str(half), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert told in printed and banner in printed
+    assert "CONTRADICTION" in (tmp_path / "out" / "report.html").read_text()

@@ -1,19 +1,28 @@
-"""The command that a stranger types: whole runs, and every mistake in one line."""
+"""The command that a stranger types: whole runs, from images to radii that hold."""
 
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
-from certify_runs import SIGMA, K, record_files, rows_of
-from PIL import Image
+from certify_runs import FINISHED, SIGMA, K, Once, finished, record_files, rows_of, save_png
 
 from dsrs_jax import data, models, noise
 from dsrs_jax.bounds import lower_bound, threshold
 from dsrs_jax.certify import certify, evaluate
 from dsrs_jax.run.main import main
+
+SHORT = ["--n", "500", "--stop", "3", "--q-inside", "0.5"]
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proofs are made in this process."""
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
 
 
 def less(bound: float, charge: float) -> float:
@@ -21,17 +30,10 @@ def less(bound: float, charge: float) -> float:
     return max(float(np.nextafter(bound - charge, -1.0)), 0.0)
 
 
-def test_a_run_leaves_certificates_that_hold(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "run"
-    command = ["certify", "--model", model, "--n", "2000", "--skip", "10", "--out", str(out)]
-    assert main(command) == 0
-    printed = capsys.readouterr().out
-    assert "Largest radius" in printed and "mean" in printed and "abstain" in printed
-
+def test_a_run_leaves_certificates_that_hold(once: Once, model: str) -> None:
+    out = finished(once, model)
     rows = rows_of(out)
-    assert [int(row["index"]) for row in rows] == list(range(0, 360, 10))
+    assert [int(row["index"]) for row in rows] == list(range(0, 360, 20))
     law = noise.generalized_gaussian(64, SIGMA, K)
     quantiles = json.loads((out / "config.json").read_text())["q_inside"]
     inside = [law.truncated(quantile) for quantile in quantiles]
@@ -61,49 +63,37 @@ def test_a_run_leaves_certificates_that_hold(
     alone = lower_bound([int(row["votes"]) for row in rows], 2000, 0.001)
     plain = certify(law, [less(bound, charges[0]) for bound in alone])
     np.testing.assert_array_equal([float(row["radius_np"]) for row in rows], plain.radius)
-
-    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
-
-    # The same command again: everything is there, nothing is drawn or written twice.
-    votes = {file: file.read_bytes() for file in record_files(out)}
-    table = (out / "certificates.csv").read_bytes()
-    assert main(command) == 0
-    assert {file: file.read_bytes() for file in record_files(out)} == votes
-    assert (out / "certificates.csv").read_bytes() == table
-
-    capsys.readouterr()
-    assert main([*command, "--n", "3000"]) == 2
-    assert capsys.readouterr().err.count("n = 2000, not 3000") == 1
-    assert {file: file.read_bytes() for file in record_files(out)} == votes
-
-
-def test_every_radius_is_proved_and_a_killed_proof_goes_on(
-    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "run"
-    command = ["certify", "--model", model, "--n", "2000", "--stop", "8", "--out", str(out)]
-    assert main([*command, "--prove"]) == 0
-    assert "0 unproved" in capsys.readouterr().out
-    table, proofs = (out / "certificates.csv").read_bytes(), out / "proofs.jsonl"
-    for row in rows_of(out):
+    for row in rows:
         for method in ("np", "dsrs"):
             claimed = float(row[f"radius_{method}"]) > 0
             assert row[f"proof_{method}"] == ("proved" if claimed else "")
-    assert main(["prove", str(out), "--processes", "1"]) == 0
-    # What was proved is kept; what a kill cut short is proved again.
+    assert (out / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_finished_run_is_left_as_it_is_and_a_killed_proof_goes_on(
+    once: Once, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished(once, model), out)
+    command = ["certify", "--model", model, *FINISHED, "--out", str(out)]
+    files = {file: file.read_bytes() for file in (out / "certificates.csv", *record_files(out))}
+    proofs = out / "proofs.jsonl"
+    # What was proved is kept; what a kill cut short is proved again. Nothing is drawn twice.
     lines = proofs.read_text().splitlines(keepends=True)
     assert len(lines) > 3
     proofs.write_text("".join(lines[:2]) + lines[2][:20])
-    assert main([*command, "--prove"]) == 0
+    assert main(command) == 0
+    assert "0 unproved" in capsys.readouterr().out
     assert sorted(proofs.read_text().splitlines(keepends=True)) == sorted(lines)
-    assert (out / "certificates.csv").read_bytes() == table
-    # Pooled rows, two-sided bounds and radii on a grid are proved from the same columns.
-    other = ["certify", "--model", model, "--sigma", "0.02", "--n", "300", "--stop", "3"]
-    other += ["--q-threshold", "x+", "--bounds", "two-sided", "--search", "grid", "--prove"]
-    assert main([*other, "--out", str(tmp_path / "other")]) == 0
-    assert any(row["status"] == "pooled" for row in rows_of(tmp_path / "other"))
+    assert set(record_files(out)) < set(files)
+    # Another N is another run, and all of alpha is spent.
+    commands.refused(capsys, [*command, "--n", "3000"], "n = 2000, not 3000")
+    looks = ["--tolerance", "0.01", "--continue", "2"]
+    commands.refused(capsys, [*command, *looks], "spent all of alpha")
+    assert all(file.read_bytes() == content for file, content in files.items())
 
 
+@pytest.mark.slow
 def test_laws_that_are_drawn_separately(model: str, tmp_path: Path) -> None:
     n, out = 300, tmp_path / "run"
     command = ["certify", "--model", model, "--sigma", "0.02", "--n", str(n), "--stop", "6"]
@@ -127,65 +117,54 @@ def test_laws_that_are_drawn_separately(model: str, tmp_path: Path) -> None:
             assert bounds[0] == [less(lower, noise.sound.charge(law, 240))]
             again = certify(law, bounds[0], [q], [bounds[1]])
             assert float(row["radius_dsrs"]) == again.radius[0]
-    # Two rules that pool have the same second sample: it counts once.
-    both = [*command[:-1], str(tmp_path / "both"), "--q-threshold", "x2+"]
-    assert main(both) == 0
-    for row, alone in zip(rows_of(tmp_path / "both"), rows, strict=True):
-        if int(row["votes"]) == n:
-            assert row["votes_threshold_x2+"] == alone["votes_threshold_x+"]
-            bound = lower_bound(n + int(row["votes_threshold_x+"]), 2 * n, 0.0005)
-            bound = less(bound, noise.sound.charge(law, 240))
-            assert float(row["lower_p"]) == bound
-
-
-def npz_of(path: Path, images: np.ndarray, labels: np.ndarray) -> list[str]:
-    np.savez(path, images=images, labels=labels)
-    return ["--dataset", "npz", "--data-dir", str(path)]
+    # Pooled rows, two-sided bounds and radii on a grid are proved from the same columns.
+    other = [*command[:-1], str(tmp_path / "other"), "--stop", "3", "--bounds", "two-sided"]
+    assert main([*other, "--search", "grid", "--prove"]) == 0
+    assert any(row["status"] == "pooled" for row in rows_of(tmp_path / "other"))
 
 
 def test_a_run_says_its_draws_and_goes_on_with_them(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["certify", "--model", model, "--n", "500", "--stop", "3", "--q-inside", "0.5"]
-    command += ["--out", str(tmp_path / "run")]
+    command = ["certify", "--model", model, *SHORT, "--out", str(tmp_path)]
     assert main([*command, "--draws", "float32", "--prove"]) == 0
     printed = capsys.readouterr().out
+    assert "Largest radius" in printed and "mean" in printed and "abstain" in printed
     assert "Draws: sound" not in printed and "The draws, floating-point" in printed
-    settings = json.loads((tmp_path / "run" / "config.json").read_text())
+    settings = json.loads((tmp_path / "config.json").read_text())
     assert (settings["draws"], settings["grid"]) == ("float32", None)
-    assert {row["draws"] for row in rows_of(tmp_path / "run")} == {"float32"}
-    table = (tmp_path / "run" / "certificates.csv").read_bytes()
+    assert {row["draws"] for row in rows_of(tmp_path)} == {"float32"}
+    table = (tmp_path / "certificates.csv").read_bytes()
     assert main([*command, "--prove"]) == 0  # as it began
-    assert (tmp_path / "run" / "certificates.csv").read_bytes() == table
-    capsys.readouterr()
-    assert main([*command, "--draws", "sound"]) == 2
-    assert 'made with draws = "float32", not "sound"' in capsys.readouterr().err
+    assert (tmp_path / "certificates.csv").read_bytes() == table
+    message = 'made with draws = "float32", not "sound"'
+    commands.refused(capsys, [*command, "--draws", "sound"], message)
 
 
+@pytest.mark.slow
 def test_images_on_no_grid_have_no_sound_draws(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    digits = data.load("digits")
+    digits, file, out = data.load("digits"), tmp_path / "images.npz", tmp_path / "run"
     dim = digits.images[:3] * np.float32(0.7123)
-    command = ["certify", "--model", model, "--n", "500", "--q-inside", "0.5"]
-    command += npz_of(tmp_path / "dim.npz", dim, digits.labels[:3])
-    assert main([*command, "--draws", "sound", "--out", str(tmp_path / "sound")]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "lie on no grid" in error and "--draws float32" in error
-    assert not (tmp_path / "sound" / "votes").exists()
-    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    np.savez(file, images=dim, labels=digits.labels[:3])
+    command = ["certify", "--dataset", "npz", "--data-dir", str(file), "--model", model, *SHORT]
+    command += ["--out", str(out)]
+    sound = [*command, "--draws", "sound"]
+    commands.refused(capsys, sound, "lie on no grid", "--draws float32")
+    assert not (out / "votes").exists()
+    assert main(command) == 0
     printed = capsys.readouterr().out
     assert "Draws: float32, which no proof covers (the images lie on no grid" in printed
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["draws"] == "float32"
+    assert json.loads((out / "config.json").read_text())["draws"] == "float32"
     # The same images on a grid finer than 1/255 have them.
-    fine = np.rint(dim * 1020) / 1020
-    command = [*command[:-1], str(tmp_path / "fine.npz")]
-    np.savez(tmp_path / "fine.npz", images=fine, labels=digits.labels[:3])
-    assert main([*command, "--out", str(tmp_path / "fine")]) == 0
+    np.savez(file, images=np.rint(dim * 1020) / 1020, labels=digits.labels[:3])
+    assert main([*sound, "--out", str(tmp_path / "fine")]) == 0
     assert "Draws: sound, on a grid of 1/1020." in capsys.readouterr().out
     assert {row["grid"] for row in rows_of(tmp_path / "fine")} == {"1020"}
 
 
+@pytest.mark.slow
 def test_the_kind_of_draws_of_a_long_run_is_measured(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,143 +176,50 @@ def test_the_kind_of_draws_of_a_long_run_is_measured(
     assert found and (float(found[1]) < 10.0) == (kind == "sound")
 
 
-def test_the_grid_keeps_the_last_multiple_that_certifies(model: str, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    command = ["certify", "--model", model, "--n", "500", "--stop", "12", "--out", str(out)]
-    assert main(command) == 0
-    precise = np.array([float(row["radius_dsrs"]) for row in rows_of(out)])
-    # The votes are kept: only the search changes.
-    assert main([*command, "--search", "grid", "--grid-unit", "0.05"]) == 0
-    rows = rows_of(out)
-    grid = np.array([float(row["radius_dsrs"]) for row in rows])
-    law = noise.generalized_gaussian(64, SIGMA, K)
-    start = certify(law, [float(row["lower_p"]) for row in rows]).radius
-    assert np.all(grid <= precise) and np.all(grid > precise - 0.05)
-    on_grid = np.abs(grid / 0.05 - np.round(grid / 0.05)) < 1e-9
-    assert np.all(on_grid | (grid == np.minimum(start, precise)))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--k", "32"], "2k < 64"),
-        (["--sigma", "0"], "sigma must be positive"),
-        (["--sigma", "nan"], "sigma must be a finite number"),
-        (["--n", "0"], "--n must be positive"),
-        (["--n", "3"], "can certify nothing"),
-        (["--alpha", "0"], "--alpha must lie in"),
-        (["--alpha", "1"], "--alpha must lie in"),
-        (["--model", "no/such/model"], "no such checkpoint"),
-        (["--dataset", "mnist"], "--data-dir"),
-        (["--dataset", "mnist", "--data-dir", "no/such/folder"], "no/such/folder"),
-        (["--dataset", "fashion"], "invalid choice"),
-        (["--start", "400"], "chooses nothing"),
-        (["--skip", "0"], "--skip"),
-        (["--batch", "0"], "--batch"),
-        (["--patience", "0"], "--patience"),
-        (["--coordinator", "here:1"], "--num-processes"),
-        (["--distributed", "--process-id", "0"], "leave out"),
-        (["--q-inside", "1.5"], "quantile"),
-        (["--q-inside", "0.5", "--q-inside", "0.5"], "twice"),
-        (["--q-sigma", "-1"], "sigma must be positive"),
-        (["--q-sigma", str(SIGMA)], "is P itself"),
-        (["--q-threshold", "x3"], "x2"),
-        (["--noise", "gaussian", "--k", "3"], "k = 0"),
-        (["--n", "many"], "invalid int"),
-        (["--draws", "exact"], "invalid choice"),
-        (["--radii", "0.5", "0.5"], "--radii must be positive and increase, got 0.5 0.5"),
-        (["--radii", "0"], "--radii must be positive"),
-        (["--radii", "nan"], "--radii must be positive"),
-        (["--radii"], "expected at least one argument"),
-        (["--radii", "0.5", "--tolerance", "0.1"], "two goals"),
-        (["--tolerance", "1"], "--tolerance must lie in [0, 1)"),
-        (["--tolerance", "-0.1"], "--tolerance must lie in [0, 1)"),
-        (["--tolerance", "nan"], "--tolerance must lie in [0, 1)"),
-        (["--radii", "0.5", "--continue", "3"], "--continue must be a power of two"),
-        (["--budget", "0"], "--budget must be positive"),
-        (["--budget", "10000"], "--budget 10000 is too small: one look at each of 360 images"),
-        (["--budget", "9", "--tolerance", "0.1"], "two goals"),
-        (["--continue", "2"], "all of alpha is spent at N draws"),
-        (["--radii", "0.5", "--q-threshold", "x+"], "--q-threshold x+ waits for all votes"),
-        (["--colour", "red"], "unrecognized"),
-    ],
-)
-def test_a_mistake_is_told_in_one_line_and_nothing_is_written(
-    arguments: list[str],
-    message: str,
-    model: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    given = arguments if "--model" in arguments else ["--model", model, *arguments]
-    assert main(["certify", *given]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and error.startswith("dsrs-jax certify: ")
-    assert message in error
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("place", ["the run", "its model"])
-def test_a_model_is_given_as_its_folder_or_as_the_run_that_trained_it(
-    place: str, trained: Path, tmp_path: Path
-) -> None:
-    path = trained if place == "the run" else trained / "model"
-    command = ["certify", "--n", "500", "--stop", "2", "--q-inside", "0.5"]
-    assert main([*command, "--model", str(path), "--out", str(tmp_path / "run")]) == 0
-    settings = json.loads((tmp_path / "run" / "config.json").read_text())
-    kept = models.load_model(trained / "model")
-    assert settings["model"] == kept.fingerprint()
+@pytest.mark.slow
+def test_a_model_is_given_as_the_run_that_trained_it(trained: Path, tmp_path: Path) -> None:
+    assert main(["certify", *SHORT, "--model", str(trained), "--out", str(tmp_path)]) == 0
+    settings = json.loads((tmp_path / "config.json").read_text())
+    assert settings["model"] == models.load_model(trained / "model").fingerprint()
     assert (settings["sigma"], settings["k"]) == (SIGMA, K)  # of the training
 
 
-def test_a_model_of_another_data_set_is_refused(
+@pytest.mark.slow
+def test_mnist_is_certified_from_its_files(
     model: str, mnist_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["certify", "--dataset", "mnist", "--data-dir", str(mnist_dir), "--model", model]
-    assert main([*command, "--out", str(tmp_path / "run")]) == 2
-    assert "digits_cnn takes images (8, 8, 1)" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-def test_mnist_is_certified_from_its_files(mnist_dir: Path, tmp_path: Path) -> None:
     """A mnist_43 that nobody trained: its votes are real, and so are the counts."""
     metadata = models.ModelMetadata("mnist_43", "mnist", (28, 28, 1), 10, 0.5, 380.0, 2.0)
     models.save_model(tmp_path / "model", models.build("mnist_43", seed=0), metadata)
-    command = ["certify", "--dataset", "mnist", "--data-dir", str(mnist_dir)]
-    command += ["--model", str(tmp_path / "model"), "--n", "60", "--stop", "2", "--q-inside", "0.5"]
-    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    command = ["certify", *SHORT, "--n", "60", "--out", str(tmp_path / "run")]
+    command += ["--dataset", "mnist", "--data-dir", str(mnist_dir), "--model"]
+    commands.refused(capsys, [*command, model], "digits_cnn takes images (8, 8, 1)")
+    assert not (tmp_path / "run").exists()
+    assert main([*command, str(tmp_path / "model")]) == 0
     rows = rows_of(tmp_path / "run")
-    assert [int(row["label"]) for row in rows] == data.load("mnist", "test", mnist_dir).labels[
-        :2
-    ].tolist()
+    assert [row["label"] for row in rows] == ["7", "2", "1"]
     assert all(0 <= int(row["votes_inside_0.5"]) <= int(row["votes"]) for row in rows)
     assert all(math.isfinite(float(row["radius_dsrs"])) for row in rows)
 
 
+@pytest.mark.slow
 def test_folders_that_are_not_just_the_models_classes_have_their_labels_told(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     digits, folder, names = data.load("digits"), tmp_path / "images", tmp_path / "names"
     for word, label in (("seven", 7), ("two", 2)):
-        (folder / word).mkdir(parents=True)
-        index = next(i for i in range(len(digits)) if digits[i][1] == label)
-        values = np.rint(digits[index][0][..., 0] * 255).astype(np.uint8)
-        Image.fromarray(values).save(folder / word / "0.png")
+        save_png(folder / word / "0.png", next(one for one, own in digits if own == label))
     command = ["certify", "--dataset", "folder", "--data-dir", str(folder), "--model", model]
-    command += ["--n", "60", "--q-inside", "0.5"]
-    assert main([*command, "--out", str(tmp_path / "places")]) == 0
-    told = "2 of the model's 10 classes are here; labels: seven 0, two 1.\n"
-    assert told in capsys.readouterr().out
+    command += ["--n", "60", "--q-inside", "0.5", "--classes", str(names), "--out"]
     words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     names.write_text("\n".join(words) + "\n")
-    out = tmp_path / "names given"
-    assert main([*command, "--classes", str(names), "--out", str(out)]) == 0
-    assert "labels: seven 7, two 2.\n" in capsys.readouterr().out
-    assert [int(row["label"]) for row in rows_of(out)] == [7, 2]
-    settings = json.loads((out / "config.json").read_text())
+    assert main([*command, str(tmp_path / "run")]) == 0
+    assert (
+        "2 of the model's 10 classes are here; labels: seven 7, two 2.\n" in capsys.readouterr().out
+    )
+    assert [row["label"] for row in rows_of(tmp_path / "run")] == ["7", "2"]
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())
     assert settings["class_labels"] == {"seven": 7, "two": 2}
     names.write_text("\n".join(words[:8]) + "\n")
-    assert main([*command, "--classes", str(names), "--out", str(tmp_path / "short")]) == 2
-    assert "names 8 classes, the model has 10" in capsys.readouterr().err
+    short = [*command, str(tmp_path / "short")]
+    commands.refused(capsys, short, "names 8 classes, the model has 10")

@@ -1,63 +1,109 @@
 """Runs that are ended in the middle, by force or by a signal, and taken up again."""
 
+import importlib
+import os
 import signal
-import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
+import commands
 import numpy as np
-from certify_runs import WORK, record_files, recorded, wait_for_more
+import pytest
+from certify_runs import IMAGES, WORK, HeldRun, record_files, recorded, records_of
 
 from dsrs_jax.run.main import main
 
-Start = Callable[..., subprocess.Popen[str]]
-KILLS = 5
-SHAPES = [(1, 1), (1, 2), (2048, 1)]  # batch and devices: each time another
-IN_FLIGHT = 3  # blocks, here of one image each
+EVENTS = ("open", "os.rename")
+SHAPES = [(2048, 2), (1, 1), (3, 2)]  # batch and devices: each time another
+# Looks at which images stop, a second law with draws of its own, and predicted labels; with a
+# budget, images go on in rounds.
+LAWS = ["--q-inside", "0.5", "--q-sigma", "0.3", "--label", "predicted", "--draws", "sound"]
+LAWS += ["--n", "5000", "--stop", str(IMAGES)]
+RUNS = {
+    "looks": [*LAWS, "--radii", "0.2", "0.4", "0.6"],
+    "budget": [*LAWS, "--radii", "0.2", "0.4", "0.6", "--budget", "40000"],
+}
 
 
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.parametrize("run", RUNS)
 def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
-    model: str, whole: bytes, start: Start, tmp_path: Path
+    run: str, model: str, tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
-    command = ["--model", model, *WORK, "--out", str(out)]
+    command = ["certify", "--model", model, *RUNS[run], "--out"]
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert main([*command, str(whole)]) == 0
     random = np.random.default_rng(0)
-    for kill in range(KILLS):
-        batch, devices = SHAPES[kill % len(SHAPES)]
-        process = start([*command, "--batch", str(batch)], devices)
-        if kill == 1:  # before anything is written in this turn
-            time.sleep(random.uniform(0.0, 4.0))
-        elif wait_for_more([process], out, len(record_files(out))):
-            time.sleep(random.uniform(0.0, 0.2))
-        process.kill()
-        process.communicate()
-    assert main(["certify", *command]) == 0
-    assert (out / "certificates.csv").read_bytes() == whole
+    for kill, (batch, devices) in enumerate(SHAPES):
+        number, event = int(random.integers(4)), EVENTS[random.integers(2)]
+        if run == "budget" and kill == 2:  # in its second round
+            number = -(-(IMAGES - recorded(out)) // devices)
+        words = [*command, str(out), "--batch", str(batch)]
+        HeldRun(words, tmp_path / f"gate {batch}", number, event, devices).kill()
+    assert recorded(out) > 0
+    assert main([*command, str(out)]) == 0
+    assert (out / "certificates.csv").read_bytes() == (whole / "certificates.csv").read_bytes()
+    assert records_of(out) == records_of(whole)
 
 
+@pytest.mark.process
 def test_a_signal_ends_a_run_in_one_line_and_nothing_is_lost(
-    model: str, whole: bytes, start: Start, tmp_path: Path
+    model: str, whole: bytes, tmp_path: Path
 ) -> None:
     """Ctrl-C, and then the run that goes on is terminated by a scheduler."""
     out = tmp_path / "run"
-    command = ["--model", model, *WORK, "--batch", "1", "--out", str(out)]
+    command = ["certify", "--model", model, *WORK, "--batch", "1", "--out", str(out)]
     for number, code, word in (
         (signal.SIGINT, 130, "interrupted"),
         (signal.SIGTERM, 143, "terminated"),
     ):
-        process = start(command)
-        assert wait_for_more([process], out, len(record_files(out)))
-        # It stands still while the images are counted, and goes on with the signal.
-        process.send_signal(signal.SIGSTOP)
+        held = HeldRun(command, tmp_path / word, number=2)
+        held.wait()
+        # It stands still while the images are counted; it is released with the signal.
+        held.process.send_signal(signal.SIGSTOP)
         before = recorded(out)
-        process.send_signal(number)
-        process.send_signal(signal.SIGCONT)
-        _, error = process.communicate(timeout=300)
-        assert process.returncode == code
-        assert error == f"dsrs-jax certify: {word}; the same command continues this run\n"
-        # What was counted already is written, and no more than was in flight is waited for.
-        assert before <= recorded(out) <= before + IN_FLIGHT
+        held.release()
+        held.process.send_signal(number)
+        held.process.send_signal(signal.SIGCONT)
+        [outcome] = commands.ended([held.process])
+        line = f"dsrs-jax certify: {word}; the same command continues this run\n"
+        assert outcome == (code, line)
+        # The image that was counted already is written, and no other one is waited for.
+        assert recorded(out) == before + 1
     assert not (out / "certificates.csv").exists()
-    assert main(["certify", *command]) == 0
+    assert main(["certify", *command[1:]]) == 0
     assert (out / "certificates.csv").read_bytes() == whole
+
+
+def test_an_interrupted_run_is_taken_up_where_it_was(
+    model: str,
+    whole: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As above, in this process, by Ctrl-C just after the third file of records."""
+    out, replace, files = tmp_path / "run", os.replace, list[Path]()
+    command = ["certify", "--model", model, *WORK, "--out", str(out)]
+
+    def interrupt(source: Path, target: Path) -> None:
+        replace(source, target)
+        files.extend([Path(target)] if str(target).endswith(".jsonl") else [])
+        if len(files) == 3 and files[-1] == Path(target):
+            signal.raise_signal(signal.SIGINT)
+
+    recording = importlib.import_module("dsrs_jax.votes.recording")
+    monkeypatch.setattr(recording, "_SECONDS_A_FILE", (0.0, 0.0))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupt)
+        assert main([*command, "--batch", "1"]) == 130
+    error = capsys.readouterr().err
+    commands.assert_one_line_error(error, "certify", "interrupted; the same command continues")
+    before = {file: file.read_bytes() for file in record_files(out)}
+    done = recorded(out)
+    assert len(before) == 3 and not (out / "certificates.csv").exists()
+    assert main(command) == 0
+    assert f"{done} of {IMAGES} images were done before" in capsys.readouterr().out
+    assert (out / "certificates.csv").read_bytes() == whole
+    assert recorded(out) == IMAGES  # none of them twice
+    assert all(file.read_bytes() == content for file, content in before.items())

@@ -2,16 +2,16 @@
 
 import csv
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
+import commands
 import pytest
-from certify_runs import joined, record_files, rows_of
+from certify_runs import record_files, rows_of
 
 from dsrs_jax.run.main import main
 from dsrs_jax.run.pilot import PILOT_FILE
 
+pytestmark = pytest.mark.slow
 SMALL = ["--stop", "6", "--n", "6000", "--draws", "sound", "--pilot", "300"]
 
 
@@ -25,9 +25,12 @@ def chosen(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options_of(config: dict) -> list[str]:
     """The second laws of a run, as options."""
-    kinds = ("inside", "sigma", "threshold")
-    return [word for kind in kinds for one in config[f"q_{kind}"] for word in
-            (f"--q-{kind}", str(one))]  # fmt: skip
+    return [
+        word
+        for kind in ("inside", "sigma", "threshold")
+        for value in config[f"q_{kind}"]
+        for word in (f"--q-{kind}", str(value))
+    ]
 
 
 def test_the_run_is_as_one_that_was_given_the_same_laws(
@@ -62,39 +65,17 @@ def test_it_goes_on_with_what_was_chosen(
     assert main(command) == 0
     assert (chosen / "certificates.csv").read_bytes() == whole
     assert (chosen / "config.json").read_bytes() == config and not (chosen / PILOT_FILE).exists()
-    capsys.readouterr()
-    assert main([*command, "--pilot", "200"]) == 2
-    assert "pilot" in capsys.readouterr().err
-    # Half of it is certified as it was meant to be.
-    (chosen / "certificates.csv").unlink()
-    [first, *_] = files = record_files(chosen)
-    for file in files[1:]:
-        file.unlink()
-    first.write_text(first.read_text().splitlines(keepends=True)[0])
-    assert main(["report", str(chosen), "--no-thumbnails", "--out", str(chosen / "shown")]) == 0
-    assert "1 of 6 images" in capsys.readouterr().out
+    commands.refused(capsys, [*command, "--pilot", "200"], "pilot")
 
 
-def test_what_contradicts_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    for words, said in (
-        (["--q", "auto", "--q-sigma", "0.3"], "leave out the other --q options"),
-        (["--q", "auto", "--pilot", "0"], "--pilot must be positive"),
-        (["--q", "best"], "auto"),
-    ):
-        assert main(["certify", *words]) == 2
-        assert said in capsys.readouterr().err
-
-
+@pytest.mark.process
 def test_two_processes_draw_from_what_the_first_one_chose(
-    start: Callable[..., subprocess.Popen[str]], chosen: Path, model: str, tmp_path: Path
+    chosen: Path, model: str, tmp_path: Path
 ) -> None:
-    command = ["--model", model, *SMALL, "--q", "auto", "--out", str(tmp_path)]
-    running = [start(words) for words in joined(command, 2)]
-    for process in running:
-        assert process.wait(timeout=600) == 0, process.stderr and process.stderr.read()
-    alone, together = (json.loads((one / "config.json").read_text()) for one in (chosen, tmp_path))
-    assert alone == together
-    names = ("index", "votes", "draws_p", "radius_np")
-    shown = [[{name: row.get(name) for name in names} for row in rows_of(one)]
-             for one in (chosen, tmp_path) if (one / "certificates.csv").exists()]  # fmt: skip
-    assert all(one == shown[0] for one in shown)
+    command = ["certify", "--model", model, *SMALL, "--q", "auto", "--out", str(tmp_path)]
+    running = [commands.start(words) for words in commands.joined(command, command)]
+    assert [code for code, _ in commands.ended(running)] == [0, 0]
+    configs = [json.loads((out / "config.json").read_text()) for out in (chosen, tmp_path)]
+    assert configs[0] == configs[1]
+    votes = [[row["votes"] for row in rows_of(out)] for out in (chosen, tmp_path)]
+    assert votes[0] == votes[1]

@@ -1,5 +1,6 @@
 """The published layout: what is written is read back, and damage is told in one line."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,29 +18,26 @@ def study(directory: Path) -> layout.Study:
 
 
 def test_names_are_the_published_ones(tmp_path: Path) -> None:
-    net = study(tmp_path)
-    assert net.intervals().name == "general-gaussian-380-1.0-50000-5e-05.txt"
-    assert net.intervals(threshold="x+").name == "general-gaussian-380-1.0-50000-5e-05-x+.txt"
-    assert net.intervals(threshold="0.50").name == "general-gaussian-380-1.0-50000-5e-05-0.5.txt"
-    twice = net.intervals(draws=100_000, alpha=0.0001)
-    assert twice == tmp_path / "sampling/net.pth/general-gaussian-380-1.0-100000-0.0001.txt"
-    plain = net.neyman_pearson()
-    assert plain.parent == tmp_path / "orig-radius" / "net.pth"
-    assert plain.name == "orig-rad-general-gaussian-380-1.0-50000-5e-05.txt"
-    scaled, truncated = net.double_sampling(sigma=0.8), net.double_sampling(threshold="x2")
-    assert scaled.parent == tmp_path / "new-radius" / "net.pth"
-    assert scaled.name == "new-rad-general-gaussian-380-1.0-0.8-50000-5e-05.txt"
-    assert truncated.name == "new-rad-general-gaussian-th-380-1.0-x2-50000-5e-05.txt"
-    assert layout.times_of(scaled).name == f"time-{scaled.name}"
+    net, end = study(tmp_path), "50000-5e-05"
+    begin = "net.pth/{}general-gaussian{}-380-1.0-".format
+    files = {
+        net.intervals(threshold="x+"): f"sampling/{begin('', '')}{end}-x+.txt",
+        net.intervals(threshold="0.50"): f"sampling/{begin('', '')}{end}-0.5.txt",
+        net.intervals(draws=100_000, alpha=0.0001): f"sampling/{begin('', '')}100000-0.0001.txt",
+        net.neyman_pearson(): f"orig-radius/{begin('orig-rad-', '')}{end}.txt",
+        net.double_sampling(sigma=0.8): f"new-radius/{begin('new-rad-', '')}0.8-{end}.txt",
+        net.double_sampling(threshold="x2"): f"new-radius/{begin('new-rad-', '-th')}x2-{end}.txt",
+    }
+    assert {file: str(file.relative_to(tmp_path)) for file in files} == files
 
 
 def test_every_published_file_is_read(published_dir: Path) -> None:
-    for file in sorted(published_dir.glob("sampling/*/*.txt")):
-        intervals = layout.read_intervals(file)
-        assert 100 <= len(intervals) <= 1000
-    for file in sorted(published_dir.glob("*-radius/*/*.txt")):
+    for file in published_dir.glob("sampling/*/*.txt"):
+        assert 100 <= len(layout.read_intervals(file)) <= 1000
+    for file in published_dir.glob("*-radius/*/*.txt"):
         if file.name.startswith("time-new"):
             assert min(layout.read_seconds(file)) > 0.0
+            assert layout.times_of(file.with_name(file.name.removeprefix("time-"))) == file
         else:
             assert 99 <= len(layout.read_radii(file)) <= 1000
 
@@ -70,30 +68,20 @@ def test_of_a_sample_the_first_line_counts_and_of_radii_the_last(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "line",
-    ["o 7 0.5 0.25", "o 7 -0.1 0.5", "o 7 0.5 1.1", "o 7 0.5", "o x 0.1 0.2", "7 0.1 0.2",
-     "o 7 nan 0.5", "o 7 0.1 0.2 0.3"],
+    ("read", "good", "lines"),
+    [
+        (layout.read_intervals, "x k 380",
+         ["o 7 0.5 0.25", "o 7 -0.1 0.5", "o 7 0.5 1.1", "o 7 0.5", "o x 0.1 0.2", "7 0.1 0.2",
+          "o 7 nan 0.5", "o 7 0.1 0.2 0.3"]),
+        (layout.read_radii, "1 0.5", ["7", "7 -1", "7 nan", "seven 0.5", "7 inf", "7 far"]),
+    ],
 )  # fmt: skip
-def test_a_damaged_sample_is_refused_by_its_line(tmp_path: Path, line: str) -> None:
-    file = tmp_path / "sample.txt"
-    file.write_text(f"x k 380\n{line}\n")
-    with pytest.raises(UserError, match=r"sample\.txt, line 2: ") as caught:
-        layout.read_intervals(file)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("line", ["7", "7 -1", "7 nan", "seven 0.5", "7 inf", "7 far"])
-def test_damaged_radii_are_refused_by_their_line(tmp_path: Path, line: str) -> None:
-    file = tmp_path / "radii.txt"
-    file.write_text(f"1 0.5\n{line}\n")
-    with pytest.raises(UserError, match=r"radii\.txt, line 2: "):
-        layout.read_radii(file)
-
-
-def test_a_missing_file_is_named_beside_those_that_are_there(tmp_path: Path) -> None:
-    net = study(tmp_path)
-    layout.write_neyman_pearson(net.neyman_pearson(), {0: 0.5})
-    with pytest.raises(UserError, match=r"no orig-rad-.*-100000-.* there are: orig-rad-.*-50000"):
-        layout.read_radii(net.neyman_pearson(draws=100_000))
-    with pytest.raises(UserError, match=r"no sampling in .*there are: orig-radius"):
-        layout.read_intervals(net.intervals())
+def test_a_damaged_file_is_refused_by_its_line(
+    tmp_path: Path, read: Callable[[Path], object], good: str, lines: list[str]
+) -> None:
+    file = tmp_path / "damaged.txt"
+    for line in lines:
+        file.write_text(f"{good}\n{line}\n")
+        with pytest.raises(UserError, match=r"damaged\.txt, line 2: ") as caught:
+            read(file)
+        assert "\n" not in str(caught.value)

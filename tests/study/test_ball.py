@@ -5,15 +5,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import integrate, optimize, special
 
 from dsrs_jax.certify import evaluate
 from dsrs_jax.noise import RadialLaw, gaussian, generalized_gaussian
-from dsrs_jax.study.ball import growth, mass_in_ball, true_radius
-from dsrs_jax.study.dimension import DIMENSIONS, INSIDE, SIGMA
-from dsrs_jax.study.lengths import length_at, share_within, whole
+from dsrs_jax.study.ball import growth, true_radius
+from dsrs_jax.study.dimension import INSIDE, SIGMA
+from dsrs_jax.study.lengths import whole
 
 
 def mass_by_adaptive_quadrature(ball: RadialLaw, move: float) -> float:
@@ -38,11 +36,11 @@ def mass_by_adaptive_quadrature(ball: RadialLaw, move: float) -> float:
     return float(sum(parts))
 
 
-@pytest.mark.parametrize("left", [10, 30, None])
-@pytest.mark.parametrize("d", DIMENSIONS)
-def test_the_radius_is_that_of_the_papers_formula_at_every_dimension(
-    d: int, left: int | None
-) -> None:
+@pytest.mark.parametrize(
+    ("d", "left"),
+    list(itertools.product([40, 784, 12_000, 150_528], [10, 30, None])),
+)
+def test_the_radius_is_that_of_the_papers_formula(d: int, left: int | None) -> None:
     law = gaussian(d, SIGMA) if left is None else generalized_gaussian(d, SIGMA, (d - left) / 2)
     ball = law.truncated(INSIDE)
     found = true_radius(ball)
@@ -55,47 +53,11 @@ def test_the_radius_is_that_of_the_papers_formula_at_every_dimension(
         assert abs(found / math.sqrt(d) - growth(ball)) < 0.01 * growth(ball)
 
 
-@pytest.mark.parametrize("d", [100, 784])
-def test_no_more_can_be_certified_and_dsrs_certifies_it(d: int) -> None:
-    ball = generalized_gaussian(d, SIGMA, (d - 10) / 2).truncated(INSIDE)
+def test_no_more_can_be_certified_and_dsrs_certifies_it() -> None:
+    ball = generalized_gaussian(784, SIGMA, 387.0).truncated(INSIDE)
     radius = true_radius(ball)
     # Q_A = 1: the multiplier of Q may be as large as one likes. A finite one gives up a little
     # about the moved centre, where the moved density is larger still.
     lengths = radius * np.array([1 - 1e-4, 1 + 1e-4])
     g, error = evaluate([whole(ball), ball], [[0.0, 1.0]] * 2, [[0.0, 1e300]] * 2, lengths)
     assert g[0] - error[0] > 0.5 > g[1] + error[1]
-
-
-@settings(max_examples=10)
-@given(
-    d=st.integers(2, 40),
-    singular=st.floats(0.0, 0.9),
-    quantile=st.floats(0.55, 0.95),
-    move=st.floats(0.05, 0.95),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_the_mass_in_the_ball_is_that_of_draws(
-    d: int, singular: float, quantile: float, move: float, seed: int
-) -> None:
-    ball = generalized_gaussian(d, 0.7, singular * (d - 0.5) / 2).truncated(quantile)
-    edge, n = float(ball.truncation_radius), 100_000
-    generator = np.random.default_rng(seed)
-    rho = length_at(whole(ball), generator.uniform(size=n))
-    cosine = 2.0 * generator.beta((d - 1) / 2, (d - 1) / 2, n) - 1.0
-    away = np.sqrt(rho**2 + (move * edge) ** 2 + 2.0 * rho * move * edge * cosine)
-    found = mass_in_ball(ball, move * edge)
-    assert abs(np.mean(away <= edge) - found) < 5.5 * math.sqrt(0.25 / n)
-
-
-@given(
-    share=st.floats(1e-3, 1.0 - 1e-3), k=st.floats(0.0, 30.0), eta=st.sampled_from([0.5, 2.0, 6.0]),
-    cut=st.sampled_from([None, 0.3, 0.8]),
-)  # fmt: skip
-def test_lengths_and_shares_are_inverse(
-    share: float, k: float, eta: float, cut: float | None
-) -> None:
-    law = generalized_gaussian(64, 0.5, k, eta)
-    law = law if cut is None else law.truncated(cut)
-    length = length_at(law, share)
-    assert 0.0 < length <= law.truncation_radius * (1 + 1e-12)
-    np.testing.assert_allclose(share_within(law, length), share, rtol=1e-9)

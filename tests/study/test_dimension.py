@@ -1,16 +1,15 @@
 """Growth with the dimension: every radius beside SciPy's, and the slopes of the curves."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dsrs_jax.certify import certify, reference
 from dsrs_jax.noise import generalized_gaussian
-from dsrs_jax.study import Result
 from dsrs_jax.study.dimension import (
     COLUMNS,
-    DIMENSIONS,
     DRAWS,
     INSIDE,
     LEFT,
@@ -21,22 +20,26 @@ from dsrs_jax.study.dimension import (
     slope,
 )
 
+FEW = (784, 150_528)  # for the fast suite
+MORE = (100, 3072, 12_000, 50_000)
+Rows = list[dict[str, Any]]
+
 
 @pytest.fixture(scope="module")
-def made() -> Result:
-    return of_dimensions(DIMENSIONS, 0.001)
+def rows(request: pytest.FixtureRequest) -> Rows:
+    dimensions = sorted((*FEW, *(MORE if request.config.getoption("full") else ())))
+    found = of_dimensions(dimensions, 0.001).rows
+    return [dict(zip(COLUMNS, row, strict=True)) for row in found]
 
 
-def curve(made: Result, case: str) -> np.ndarray:
-    rows = [dict(zip(COLUMNS, row, strict=True)) for row in made.rows]
+def curve(rows: Rows, case: str) -> np.ndarray:
     found = [(row["dimension"], row["radius_in_sigma"]) for row in rows if row["case"] == case]
-    assert [d for d, _ in found] == list(DIMENSIONS)
+    assert [d for d, _ in found] == sorted({row["dimension"] for row in rows})
     return np.array(found)
 
 
-@pytest.mark.parametrize("d", DIMENSIONS)
-def test_no_radius_is_larger_at_any_dimension_by_scipys_integrals(d: int, made: Result) -> None:
-    rows = [dict(zip(COLUMNS, row, strict=True)) for row in made.rows]
+@pytest.mark.parametrize("d", [*(pytest.param(d, marks=pytest.mark.slow) for d in MORE), *FEW])
+def test_no_radius_is_larger_at_any_dimension_by_scipys_integrals(d: int, rows: Rows) -> None:
     # What Q_A = 1 gives is in test_ball.py.
     here = [row for row in rows if row["dimension"] == d and row["q_a"] < 1.0]
     assert len(here) == len(LEFT) + 1 + len(SOFTER) + 1 + len(DRAWS)
@@ -59,9 +62,9 @@ def test_no_radius_is_larger_at_any_dimension_by_scipys_integrals(d: int, made: 
                     assert outside[j] > wrong * (1.0 - 1e-5)
 
 
-def test_scipys_search_finds_the_same(made: Result) -> None:
+@pytest.mark.slow
+def test_scipys_search_finds_the_same(rows: Rows) -> None:
     d = 150_528
-    rows = [dict(zip(COLUMNS, row, strict=True)) for row in made.rows]
     name = f"DSRS, {DRAWS[1]:,} draws"
     [row] = [row for row in rows if row["dimension"] == d and row["case"] == name]
     law = generalized_gaussian(d, SIGMA, row["k"])
@@ -69,21 +72,21 @@ def test_scipys_search_finds_the_same(made: Result) -> None:
     assert found is not None and abs(found[1] - row["radius_in_sigma"]) < 1e-6 * found[1]
 
 
-def test_dsrs_grows_with_the_root_of_the_dimension_and_neyman_pearson_stays(made: Result) -> None:
+def test_dsrs_grows_with_the_root_of_the_dimension_and_neyman_pearson_stays(rows: Rows) -> None:
     for left in LEFT:
-        assert abs(slope(curve(made, f"DSRS, d − 2k = {left}")) - 0.5) < 0.005
-        assert abs(slope(curve(made, f"Neyman-Pearson, d − 2k = {left}"))) < 0.005
-    ideal = curve(made, f"DSRS, d − 2k = {LEFT[0]}")
+        assert abs(slope(curve(rows, f"DSRS, d − 2k = {left}")) - 0.5) < 0.005
+        assert abs(slope(curve(rows, f"Neyman-Pearson, d − 2k = {left}"))) < 0.005
+    ideal = curve(rows, f"DSRS, d − 2k = {LEFT[0]}")
     assert np.all(ideal[:, 1] > 0.02 * SIGMA * np.sqrt(ideal[:, 0]))  # Theorem 2
-    assert abs(slope(curve(made, "DSRS, Gaussian")) - 0.25) < 0.02
+    assert abs(slope(curve(rows, "DSRS, Gaussian")) - 0.25) < 0.02
 
 
-def test_what_votes_can_prove_does_not_grow(made: Result) -> None:
+def test_what_votes_can_prove_does_not_grow(rows: Rows) -> None:
     for n in DRAWS:
-        sampled = curve(made, f"DSRS, {n:,} draws")
+        sampled = curve(rows, f"DSRS, {n:,} draws")
         assert abs(slope(sampled)) < 0.01
-        assert np.all(sampled[:, 1] < curve(made, f"DSRS, d − 2k = {LEFT[0]}")[:, 1])
+        assert np.all(sampled[:, 1] < curve(rows, f"DSRS, d − 2k = {LEFT[0]}")[:, 1])
         # h/p_moved is about exp(-r^2/2 sigma^2): what n draws leave open bounds r.
         assert np.all(sampled[:, 1] < math.sqrt(2.0 * math.log(n)))
-    grows = slope(curve(made, f"wrong exp(−d^{POWER:g}) inside"))
+    grows = slope(curve(rows, f"wrong exp(−d^{POWER:g}) inside"))
     assert 0.5 * POWER < grows < 2.0 * POWER

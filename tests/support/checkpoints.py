@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
-from dsrs_jax.convert.pytorch_models import pytorch_model
+from dsrs_jax.convert import pytorch_models
+
+SAFETENSORS = "safetensors"
 
 
 def random_network(arch: str) -> Any:
@@ -13,7 +16,7 @@ def random_network(arch: str) -> Any:
     generator = torch.Generator().manual_seed(5)
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        network = pytorch_model(arch)
+        network = pytorch_models.pytorch_model(arch)
     with torch.no_grad():
         for name, buffer in network.named_buffers():
             if name.endswith("running_mean"):
@@ -28,8 +31,23 @@ def random_network(arch: str) -> Any:
     return network.eval()
 
 
+def state_of(arch: str, prefix: str = "") -> dict[str, Any]:
+    state = random_network(arch).state_dict()
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
 def saved(folder: Path, arch: str, prefix: str = "1.", /, **more: Any) -> Path:
-    state = {prefix + name: value for name, value in random_network(arch).state_dict().items()}
+    """A checkpoint of the authors, with what `more` puts in place of its entries."""
+    content = {"arch": arch, "epoch": 90, "state_dict": state_of(arch, prefix), "optimizer": {}}
+    return written(folder, content | more)
+
+
+def written(folder: Path, content: Any, container: str = "bare") -> Path:
+    """A file of this content, or of a state dict under a key, or as .safetensors."""
+    if container == SAFETENSORS:
+        file = folder / "model.safetensors"
+        safetensors.torch.save_file(content, file)
+        return file
     file = folder / "checkpoint.pth.tar"
-    torch.save({"arch": arch, "epoch": 90, "state_dict": state, "optimizer": {}} | more, file)
+    torch.save(content if container == "bare" else {container: content, "epoch": 90}, file)
     return file

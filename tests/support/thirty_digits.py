@@ -12,31 +12,17 @@ import math
 from collections.abc import Callable, Sequence
 
 import mpmath
-import numpy as np
 from mpmath import mpf
+from mpmath.calculus.quadrature import GaussLegendre
 
 from dsrs_jax.noise import RadialLaw
 
 mpmath.mp.dps = 45
 _AGREE = mpf(10) ** -18
 
+_NODES = GaussLegendre(mpmath.mp).get_nodes(-1, 1, 4, mpmath.mp.prec)  # 24 of them
+
 Vector = list[mpf]
-
-
-def _gauss(order: int) -> list[tuple[mpf, mpf]]:
-    """Gauss-Legendre nodes and weights: NumPy's, polished by Newton's method."""
-    nodes = []
-    for start in np.polynomial.legendre.leggauss(order)[0].tolist():
-        x = mpf(start)
-        for _ in range(3):
-            value, before = mpmath.legendre(order, x), mpmath.legendre(order - 1, x)
-            slope = order * (x * value - before) / (x**2 - 1)
-            x = x - value / slope
-        nodes.append((x, 2 / ((1 - x * x) * slope**2)))
-    return nodes
-
-
-_NODES = _gauss(24)
 
 
 def _integral(integrand: Callable[[mpf], Vector], marks: Vector) -> Vector:
@@ -95,12 +81,7 @@ class _Law:
     def marks(self) -> Vector:
         a, shift, eta = float(self.shape), float(self.log_scale), float(self.eta)
         logs = [s * 0.75 / math.sqrt(a) for s in range(-200, 40)]
-        excess = [a * (math.expm1(x) - x) for x in logs]
-        logs = [
-            x
-            for x, e, f in zip(logs, [100, *excess], [*excess[1:], 100], strict=False)
-            if min(e, f) < 50
-        ]
+        logs = [x for x in logs if a * (math.expm1(x) - x) < 60]
         z = [shift + (math.log(a) + x) / eta for x in logs]
         return [mpf(x) for x in z if x < self.end] + ([self.end] if self.end < mpmath.inf else [])
 
@@ -176,10 +157,12 @@ def g(
         if level == -mpmath.inf:
             return mpf(far)
         guess = [float(z) - 3, float(z) + 3]
-        value = _root(lambda t: (base.log(t) - level, base.slope(t)), *guess)
-        if value in guess:
-            value = _root(lambda t: (base.log(t) - level, base.slope(t)), near, far)
-        return value
+
+        def miss(t: mpf) -> tuple[mpf, mpf]:
+            return base.log(t) - level, base.slope(t)
+
+        value = _root(miss, *guess)
+        return _root(miss, near, far) if value in guess else value
 
     ends = sorted({law.end for law in on if law.end < mpmath.inf})
     after = [end + mpf(10) ** -35 for end in ends]

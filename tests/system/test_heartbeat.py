@@ -1,88 +1,90 @@
-"""Who is at work: the silent are given up, the finished are not waited for, the living are."""
+"""The silent are given up, the finished are not waited for, the living are."""
 
 import json
-import time
-from pathlib import Path
+import threading
+import types
 
 import pytest
+from commands import wait_until
 from etils import epath
 
+from dsrs_jax.system import heartbeat
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.heartbeat import Heartbeat, wait_for_others
 
+PATIENCE = 60.0
 
-def said_by(path: Path, process: int) -> dict:
+
+def last_of(path, process: int) -> dict:
     return json.loads((path / "processes" / f"{process}.json").read_text())
 
 
-def test_a_process_says_that_it_is_at_work_and_that_it_ended_well(tmp_path: Path) -> None:
-    with Heartbeat(epath.Path(tmp_path), 1, patience=0.06):
-        first = said_by(tmp_path, 1)
-        assert first["state"] == "at work"
-        while said_by(tmp_path, 1) == first:  # it beats
-            pass
-        assert said_by(tmp_path, 1)["state"] == "at work"
-    assert said_by(tmp_path, 1)["state"] == "done"
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
+    """The time for `wait_for_others`: a sleep takes none, and does what the test wants."""
+    clock = types.SimpleNamespace(now=0.0, meanwhile=lambda: None, monotonic=lambda: clock.now)
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+        clock.meanwhile()
+
+    clock.sleep = sleep
+    monkeypatch.setattr(heartbeat, "time", clock)
+    return clock
 
 
-@pytest.mark.parametrize(
-    ("error", "state"),
-    [
-        (UserError("a full disk"), "done"),  # it told its user, and nothing more will come of it
-        (RuntimeError("a bug"), "at work"),
-        (KeyboardInterrupt(), "at work"),
-    ],
-)
-def test_a_process_that_did_not_end_well_falls_silent(
-    error: BaseException, state: str, tmp_path: Path
+def test_a_process_beats_often_while_it_is_at_work_and_says_that_it_ended_well(
+    tmp_path, monkeypatch
 ) -> None:
-    with pytest.raises(type(error)), Heartbeat(epath.Path(tmp_path), 0, patience=60.0):
+    pauses = []
+
+    class Over(threading.Event):
+        def wait(self, timeout: float) -> bool:
+            pauses.append(timeout)
+            return super().wait(0.001)
+
+    replaced = types.SimpleNamespace(Event=Over, Thread=threading.Thread)
+    monkeypatch.setattr(heartbeat, "threading", replaced)
+    with Heartbeat(epath.Path(tmp_path), 1, PATIENCE):
+        wait_until(lambda: len(pauses) > 3)
+        assert last_of(tmp_path, 1)["state"] == "at work" and last_of(tmp_path, 1)["beat"] > 0
+    assert last_of(tmp_path, 1)["state"] == "done"
+    assert max(pauses) < PATIENCE / 3  # one late beat is no silence
+
+
+@pytest.mark.parametrize("error", [UserError, RuntimeError, KeyboardInterrupt])
+def test_a_process_that_did_not_end_well_falls_silent(error, tmp_path) -> None:
+    with pytest.raises(error), Heartbeat(epath.Path(tmp_path), 0, PATIENCE):
         raise error
-    assert said_by(tmp_path, 0)["state"] == state
+    # After a mistake of the user's, who knows of it, nothing more will come.
+    assert last_of(tmp_path, 0)["state"] == ("done" if error is UserError else "at work")
 
 
-def test_those_that_fell_silent_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [None, b"", b"\xff", b"null", b"\0" * 30, b"[" * 100_000])
+def test_those_that_fell_silent_are_named(content, tmp_path, clock) -> None:
     path = epath.Path(tmp_path)
-    with Heartbeat(path, 1, patience=60.0):
-        pass
-    Heartbeat(path, 2, patience=60.0)  # a process that was lost at once
-    # Process 3 never came.
-    assert wait_for_others(path, [1, 2, 3], 0.1, lambda: False) == [2, 3]
-    assert wait_for_others(path, [1], 0.1, lambda: False) == []
-
-
-def test_nobody_is_waited_for_when_all_is_there(tmp_path: Path) -> None:
-    path, asked = epath.Path(tmp_path), []
-    Heartbeat(path, 1, patience=60.0)
-
-    def complete() -> bool:
-        asked.append(len(asked))
-        return len(asked) == 3
-
-    assert wait_for_others(path, [1], 6.0, complete) == []
-
-
-def test_a_living_process_is_waited_for_however_long_it_takes(tmp_path: Path) -> None:
-    path, patience, begun = epath.Path(tmp_path), 1.5, time.monotonic()
-    with Heartbeat(path, 1, patience / 5):
-        assert (
-            wait_for_others(path, [1], patience, lambda: time.monotonic() - begun > 2 * patience)
-            == []
-        )
-        assert time.monotonic() - begun > 2 * patience
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff", b"null", b"\0" * 30, b"[" * 100_000])
-def test_a_damaged_word_says_nothing(tmp_path: Path, content: bytes) -> None:
-    path = epath.Path(tmp_path)
-    for process in (1, 2):
-        with Heartbeat(path, process, patience=60.0):
+    for process in (1, 4):
+        with Heartbeat(path, process, PATIENCE):
             pass
-    (tmp_path / "processes" / "1.json").write_bytes(content)
-    assert wait_for_others(path, [1, 2], 0.1, lambda: False) == [1]
+    Heartbeat(path, 2, PATIENCE)  # a process that was lost at once
+    if content is not None:  # damaged
+        (tmp_path / "processes" / "4.json").write_bytes(content)
+    # Process 3 never came.
+    silent = wait_for_others(path, [1, 2, 3, 4], PATIENCE, lambda: False)
+    assert silent == ([2, 3] if content is None else [2, 3, 4])
+    assert PATIENCE < clock.now < 1.1 * PATIENCE
+    clock.now = 0.0
+    assert wait_for_others(path, [1], PATIENCE, lambda: False) == [] and clock.now == 0
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_living_process_is_waited_for_until_all_is_there(tmp_path, clock) -> None:
+    living = Heartbeat(epath.Path(tmp_path), 1, PATIENCE)
+    clock.meanwhile = lambda: living._say("at work", int(clock.now) // 50)  # seldom, but in time
+    found = wait_for_others(epath.Path(tmp_path), [1], PATIENCE, lambda: clock.now > 300)
+    assert found == [] and clock.now > 300
+
+
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path) -> None:
     (tmp_path / "processes").write_text("")
     with pytest.raises(UserError, match=r"cannot make the folder .*processes: File exists"):
-        Heartbeat(epath.Path(tmp_path), 0, patience=60.0)
+        Heartbeat(epath.Path(tmp_path), 0, PATIENCE)

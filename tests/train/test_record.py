@@ -17,76 +17,66 @@ def _state(epochs: int) -> dict[str, np.ndarray]:
 
 def _train(path: Path, first: int, last: int) -> None:
     """Epochs first ... last - 1, of two steps each."""
-    with TrainingRun(path, RECIPE, resume=first > 0, epoch_steps=2) as run:
+    with _continued(path) as run:
         assert run.steps == 2 * first
         for epoch in range(first, last):
             run.write_row(EpochInfo(epoch, 28.0, 0.1, 2.0, 0.5, 0.5, 100.0, 0.0))
             run.write_state(2 * (epoch + 1), _state(epoch + 1))
 
 
-def _files(path: Path) -> dict[Path, bytes]:
-    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+def _continued(path: Path) -> TrainingRun:
+    return TrainingRun(path, RECIPE, resume=True, epoch_steps=2)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        *(("recipe.json", content, "cannot read .*recipe.json") for content in (
-            b"", b"null", b"[]", b"{", b"\xff", b"[" * 100_000,
-        )),
-        *(("metrics.csv", content, "metrics.csv is damaged") for content in (
-            b"", b"null", b"\xff", b"epoch\n0\n1\n", b"a,b\n" * 3, b'"' + b"1" * 200_000,
-        )),
-    ],
-    ids=lambda value: repr(value[:20]),
-)  # fmt: skip
-def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
-    _train(tmp_path, 0, 2)
-    (tmp_path / name).write_bytes(content)
-    before = _files(tmp_path)
-    with pytest.raises(UserError, match=message) as told:
-        TrainingRun(tmp_path, RECIPE, resume=True, epoch_steps=2)
-    assert "\n" not in str(told.value)
-    assert {file: before[file] for file in before if file.name != "recipe.json"} == {
-        file: content for file, content in _files(tmp_path).items() if file.name != "recipe.json"
-    }
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of two epochs."""
+    _train(tmp_path / "run", 0, 2)
+    return tmp_path / "run"
 
 
-@pytest.mark.parametrize("lost", [0, 1, [0, 1]])
-def test_a_run_whose_rows_are_not_all_there_is_not_continued(
-    tmp_path: Path, lost: int | list[int]
-) -> None:
-    _train(tmp_path, 0, 2)
-    file = tmp_path / "metrics.csv"
-    header, *rows = file.read_text().splitlines()
-    left = np.delete(rows, lost).tolist()
-    file.write_text("\n".join([header, *left]) + "\n")
-    with pytest.raises(UserError, match=r"damaged .* no row for each of 2 epochs"):
-        TrainingRun(tmp_path, RECIPE, resume=True, epoch_steps=2)
+def test_a_damaged_file_is_named_and_nothing_is_changed(run: Path) -> None:
+    header, *lines = (run / "metrics.csv").read_bytes().splitlines(keepends=True)
+    recipes = [b"", b"null", b"{", b"\xff", b"[" * 100_000]
+    rows = [b"", b"\xff", b"epoch\n0\n1\n", b"a,b\n" * 3, b'"' + b"1" * 200_000]
+    rows += [header, header + lines[0], header + lines[1]]
+    for name, contents, message in (
+        ("recipe.json", recipes, "cannot read .*recipe.json"),
+        ("metrics.csv", rows, "metrics.csv is damaged"),
+    ):
+        whole = (run / name).read_bytes()
+        for content in contents:
+            (run / name).write_bytes(content)
+            before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+            with pytest.raises(UserError, match=message) as error:
+                _continued(run)
+            assert "\n" not in str(error.value)
+            assert before == {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+        (run / name).write_bytes(whole)
 
 
-def test_what_only_looks_like_a_state_is_left_alone(tmp_path: Path) -> None:
-    _train(tmp_path, 0, 2)
+def test_what_only_looks_like_a_state_is_left_alone(run: Path) -> None:
     for name in ("state-1 (old)", "state-9.tmp", "state-best"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "state-7").write_text("a file")
-    _train(tmp_path, 2, 3)
-    assert sorted(path.name for path in tmp_path.glob("state-*")) == [
+        (run / name).mkdir()
+    (run / "state-7").write_text("a file")
+    _train(run, 2, 3)
+    assert sorted(path.name for path in run.glob("state-*")) == [
         "state-1 (old)", "state-6", "state-7", "state-9.tmp", "state-best",
     ]  # fmt: skip
-    with TrainingRun(tmp_path, RECIPE, resume=True, epoch_steps=2) as run:
-        assert run.read_state(_state(0))["weights"].tolist() == [3.0] * 4
+    with _continued(run) as again:
+        assert again.read_state(_state(0))["weights"].tolist() == [3.0] * 4
+        with pytest.raises(UserError, match="holds the state of another model"):
+            again.read_state({"weights": np.zeros(5, np.float32)})
 
 
-def test_a_state_within_an_epoch_continues_there(tmp_path: Path) -> None:
-    _train(tmp_path, 0, 1)
-    with TrainingRun(tmp_path, RECIPE, resume=True, epoch_steps=2) as run:
-        run.write_state(3, _state(7))
-    with pytest.raises(UserError, match="1 epochs old and 1 steps; continue it with --resume"):
-        TrainingRun(tmp_path, RECIPE, resume=False, epoch_steps=2)
-    with TrainingRun(tmp_path, RECIPE, resume=True, epoch_steps=2) as run:
-        assert run.steps == 3
-        assert run.read_state(_state(0))["weights"].tolist() == [7.0] * 4
-        run.write_row(EpochInfo(1, 28.0, 0.1, 2.0, 0.5, 0.5, 100.0, 0.0))
-    assert [path.name for path in tmp_path.glob("state-*")] == ["state-3"]
-    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 3
+def test_a_state_within_an_epoch_continues_there(run: Path) -> None:
+    with _continued(run) as again:
+        again.write_state(5, _state(7))
+    with pytest.raises(UserError, match="2 epochs old and 1 steps; continue it with --resume"):
+        TrainingRun(run, RECIPE, resume=False, epoch_steps=2)
+    with _continued(run) as again:
+        assert again.steps == 5
+        assert again.read_state(_state(0))["weights"].tolist() == [7.0] * 4
+        again.write_row(EpochInfo(2, 28.0, 0.1, 2.0, 0.5, 0.5, 100.0, 0.0))
+    assert [path.name for path in run.glob("state-*")] == ["state-5"]
+    assert len((run / "metrics.csv").read_text().splitlines()) == 4

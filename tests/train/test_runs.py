@@ -1,224 +1,295 @@
-"""The command: a killed run ends as if it had not been, processes train together, mistakes."""
+"""The command: a run that was ended continues bit for bit, alone or shared by processes."""
 
+import contextlib
+import io
+import itertools
 import json
+import os
+import shutil
 import signal
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from training_runs import (
-    assert_as_one_process_would,
-    digits_in_folders,
-    end,
-    fingerprint,
-    rows,
-    start,
-    steps,
-    two_processes,
-    wait_for,
-)
+from commands import assert_one_line_error, end, ended, joined, refused, start, wait_until
+from PIL import Image
+from training_runs import digits_in_folders, outcome, rows, steps
 
 from dsrs_jax import data, models
 from dsrs_jax.run.main import main
+from dsrs_jax.train import record, trainer
 
-COMMAND = [
-    "train", "--method", "smoothmix", "--sigma", "0.5", "--k", "28", "--k-warmup", "3",
-    "--batch", "128", "--num-noise-vec", "2", "--num-steps", "1", "--epochs", "10", "--lr", "0.05",
-]  # fmt: skip
-EPOCH = 22  # steps: eleven batches of two parts
+EPOCHS, EPOCH = 3, 10  # steps of an epoch: five batches of two parts
+RECIPE = ["train", "--k", "28", "--k-warmup", "3", "--num-noise-vec", "2", "--lr", "0.05"]
+IN_MEMORY = [*RECIPE, "--batch", "256", "--arch", "digits_cnn"]
+STREAMED = [*RECIPE, "--batch", "32", "--arch", "digits_cnn", "--dataset", "folder", "--ema", "0.9"]
+LINES = {
+    number: f"dsrs-jax train: {word}; --resume continues it\n"
+    for number, word in ((signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated"))
+}
+Run = tuple[list[str], Path]  # a command, and what it leaves when nothing happens to it
+OFTEN = ["--save-every", "1e-9"]  # a state after each step
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody disturbed."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    assert main([*COMMAND, "--out", str(out)]) == 0
-    return out
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return digits_in_folders(tmp_path_factory.mktemp("digits"), 5 * 32)
 
 
-def test_a_run_leaves_its_last_state_and_a_row_an_epoch(whole: Path) -> None:
-    assert [int(row["epoch"]) for row in rows(whole)] == list(range(10))
+@pytest.fixture(scope="module", params=["in memory", "streamed"])
+def run(
+    request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    words = IN_MEMORY if request.param == "in memory" else [*STREAMED, "--data-dir", str(folder)]
+    command = [*words, "--epochs", str(EPOCHS)]
+    whole = tmp_path_factory.mktemp("whole") / "run"
+    assert main([*command, "--out", str(whole)]) == 0
+    return command, whole
+
+
+def _resumed(command: list[str], out: Path, *more: str) -> tuple[str, list[dict[str, str]]]:
+    assert main([*command, "--resume", "--out", str(out), *more]) == 0
+    return outcome(out)
+
+
+def _states(out: Path) -> list[str]:
+    """Those that are being written, too."""
+    return sorted(path.name for path in out.glob("*state-*"))
+
+
+def _at_call(
+    patch: pytest.MonkeyPatch, owner: Any, name: str, number: int, action: Callable[[], object]
+) -> None:
+    """Has the call of this number, from 1, of a function do something more at its end."""
+    original, calls = getattr(owner, name), itertools.count(1)
+
+    def function(*arguments: Any) -> Any:
+        result = original(*arguments)
+        if next(calls) == number:
+            action()
+        return result
+
+    patch.setattr(owner, name, function)
+
+
+def test_a_run_leaves_its_last_state_and_a_row_an_epoch(run: Run) -> None:
+    _, whole = run
+    assert [int(row["epoch"]) for row in rows(whole)] == list(range(EPOCHS))
+    assert all(0.0 <= float(row["test_accuracy"]) <= 1.0 for row in rows(whole))
     assert list(whole.glob("events.out*"))
-    assert [path.name for path in whole.glob("state-*")] == [f"state-{10 * EPOCH}"]
-
-
-def test_a_killed_run_ends_bit_for_bit_as_one_that_was_not(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    killed = tmp_path / "killed"
-    # A state after each step: a signal comes while one is written.
-    often = [*COMMAND, "--save-every", "0.000001", "--out", str(killed)]
-    # A test before may have given this process more devices than one.
-    process = start(often, jax.local_device_count())
-    wait_for(process, killed, EPOCH + 1)
-    end(process, signal.SIGKILL)
-    assert EPOCH < steps(killed) < 2 * EPOCH
-    assert main([*COMMAND, "--out", str(killed)]) == 2
-    assert "--resume" in capsys.readouterr().err
-    resume = [*COMMAND, "--resume", "--out", str(killed)]
-    assert main([*resume, "--sigma", "0.6"]) == 2
-    assert "begun with sigma = 0.5, not 0.6" in capsys.readouterr().err
-    assert main(resume) == 0
-    assert fingerprint(killed) == fingerprint(whole)
-    assert rows(killed) == rows(whole)
-    # More epochs may be asked for later; what is done is done.
-    assert main([*resume, "--epochs", "11"]) == 0
-    assert rows(killed)[:10] == rows(whole) and len(rows(killed)) == 11
+    assert _states(whole) == [f"state-{EPOCHS * EPOCH}"]
+    dataset = json.loads((whole / "recipe.json").read_text())["dataset"]
+    assert models.load_model(whole / "model").metadata.dataset == dataset
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "word"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
-)
-def test_told_to_end_while_it_writes_a_state_it_loses_nothing(
-    number: signal.Signals, code: int, word: str, whole: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    often = [*COMMAND, "--save-every", "0.000001", "--out", str(out)]
-    process = start(often, jax.local_device_count())
-    found = wait_for(process, out, EPOCH + 1)
-    assert end(process, number) == (code, f"dsrs-jax train: {word}; --resume continues it\n")
-    assert found <= steps(out) < 2 * EPOCH
-    assert [path.name for path in out.glob("*state-*")] == [f"state-{steps(out)}"]
-    assert main([*COMMAND, "--resume", "--out", str(out)]) == 0
-    assert fingerprint(out) == fingerprint(whole) and rows(out) == rows(whole)
-
-
-def test_a_training_that_diverges_ends_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "run"
-    assert main([*COMMAND, "--epochs", "1", "--out", str(out)]) == 0
-    before = fingerprint(out)
-    (out / "recipe.json").write_text(
-        (out / "recipe.json").read_text().replace('"learning_rate": 0.05', '"learning_rate": 1e+30')
-    )
-    capsys.readouterr()
-    assert main([*COMMAND, "--epochs", "2", "--resume", "--lr", "1e30", "--out", str(out)]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "smaller learning rate than 1e+30" in error
-    assert "diverged: the mean loss of epoch 2 is nan" in error
-    assert fingerprint(out) == before and len(rows(out)) == 1
-
-
-def test_training_starts_from_a_run_or_its_model(whole: Path, tmp_path: Path) -> None:
-    for name, source in (("run", whole), ("model", whole / "model")):
-        more = ["--epochs", "1", "--pretrained", str(source), "--out", str(tmp_path / name)]
-        assert main([*COMMAND, *more]) == 0
-        recipe = json.loads((tmp_path / name / "recipe.json").read_text())
-        assert recipe["pretrained"] == fingerprint(whole)
-    again = rows(tmp_path / "run")
-    assert again == rows(tmp_path / "model")
-    # Without noise that grows, its first epoch goes on where the run ended.
-    assert float(again[0]["loss"]) < 0.9 * float(rows(whole)[0]["loss"])
-
-
-def test_two_processes_continue_as_one_process_would(whole: Path, tmp_path: Path) -> None:
-    """What one process began; each has a device of its own, and no disk is common to both."""
-    first, second = tmp_path / "first", tmp_path / "second"
-    assert main([*COMMAND, "--epochs", "1", "--out", str(first)]) == 0
-    more = ["--epochs", "3", "--resume", "--out"]
-    commands = [[*COMMAND, *more, str(out)] for out in (first, second)]
-    assert two_processes(*commands) == [(0, ""), (0, "")]
-    assert not second.exists()  # the first alone writes
-    assert len(rows(first)) == 3
-    assert_as_one_process_would(rows(first), rows(whole)[:3])
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "message"),
+    ("run", "number", "at", "more"),
     [
-        (["--out", "a_file/run"], ["--out", "run"], "cannot make the folder"),
-        (["--out", "run"], ["--out", "run", "--sigma", "0.6"], "other settings or other data"),
-        (["--out", "run"], ["--out", "run", "--pretrained", "none"], "no such checkpoint"),
+        # As the next step is prepared, and while a state is written that is not there yet.
+        ("streamed", signal.SIGINT, (trainer, "law_at", 6), []),
+        ("in memory", signal.SIGTERM, (record, "write_arrays", 5), OFTEN),
     ],
+    indirect=["run"],
 )
-def test_a_mistake_in_one_process_ends_them_all(
-    first: list[str],
-    second: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a_file").write_text("")
-    ended = two_processes([*COMMAND, *first], [*COMMAND, *second])
-    assert [code for code, _ in ended] == [2, 2]
-    assert all(text.count("\n") == 1 for _, text in ended)
-    assert sum(message in text for _, text in ended) == 1
-    assert sum("another process of this run failed" in text for _, text in ended) == 1
-    assert not list(tmp_path.glob("*/state-*"))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--arch", "vit"], "invalid choice"),
-        (["--arch", "mnist_43"], "mnist_43 takes images (28, 28, 1)"),
-        (["--method", "trades"], "invalid choice"),
-        (["--dataset", "svhn"], "invalid choice"),
-        (["--dataset", "mnist"], "--data-dir"),
-        (["--dataset", "cifar10"], "--dataset cifar10 needs --arch"),
-        (["--k", "32"], "2k < 64"),
-        (["--sigma", "0"], "sigma must be positive"),
-        (["--epochs", "0"], "epochs must be positive"),
-        (["--batch", "-1"], "batch must be positive"),
-        (["--lr", "nan"], "learning rate must be positive"),
-        (["--seed", "-1"], "the seed must lie in [0, 2^32), got -1"),
-        (["--seed", "4294967296"], "the seed must lie in [0, 2^32), got 4294967296"),
-        (["--num-noise-vec", "200", "--batch", "100"], "cannot be cut into 200 parts"),
-        (["--pretrained", "no/such/model"], "no such checkpoint"),
-        (["--out", "taken"], "exists and holds no run"),
-        (["--out", "a_file/run"], "cannot make the folder"),
-        (["--out", "a_file"], "exists and holds no run"),
-    ],
-)
-def test_a_mistake_is_told_in_one_line_before_the_first_epoch(
-    arguments: list[str],
-    message: str,
+def test_a_signal_within_an_epoch_loses_no_step(
+    number: signal.Signals,
+    at: tuple[Any, str, int],
+    more: list[str],
+    run: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "thesis.tex").write_text("all of it\n")
-    (tmp_path / "a_file").write_text("")
-    code = main(["train", "--epochs", "1", "--out", "run", *arguments])
-    error = capsys.readouterr().err
-    assert code == 2 and message in error
-    assert error.count("\n") == 1 and error.startswith("dsrs-jax train: ")
-    assert not list(tmp_path.glob("*/state-*"))
-    assert (tmp_path / "taken" / "thesis.tex").read_text() == "all of it\n"
+    command, whole = run
+    with monkeypatch.context() as patch:
+        _at_call(patch, *at, lambda: signal.raise_signal(number))
+        assert main([*command, *more, "--out", str(tmp_path / "run")]) == 128 + number
+    assert capsys.readouterr().err == LINES[number]
+    assert _states(tmp_path / "run") == ["state-5"]
+    assert _resumed(command, tmp_path / "run") == outcome(whole)
 
 
-def _images_of_ones_own(kind: str, place: Path) -> Path:
-    """The digits as a file, or as folders of files with test images beside them."""
-    if kind == "npz":
-        training = data.in_memory(data.load("digits", "train"))
-        np.savez(place / "images.npz", images=training.images, labels=training.labels)
-        return place / "images.npz"
-    return digits_in_folders(place)
-
-
-@pytest.mark.parametrize("kind", ["npz", "folder"])
-def test_images_of_ones_own_are_trained_on(
-    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("run", ["in memory"], indirect=True)
+def test_what_a_killed_run_leaves_is_continued(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images, out, again = _images_of_ones_own(kind, tmp_path), tmp_path / "out", tmp_path / "again"
-    command = ["train", "--dataset", kind, "--data-dir", str(images), "--arch", "digits_cnn"]
-    command += ["--sigma", "0.25", "--epochs", "5", "--batch", "64", "--lr", "0.1"]
-    assert main([*command, "--out", str(out)]) == 0
-    tested = kind == "folder"  # the file has no other images than those
-    assert ("on test images" in capsys.readouterr().out) == tested
-    assert (rows(out)[-1]["test_accuracy"] == "nan") != tested
-    assert float(rows(out)[-1]["accuracy"]) > 0.5
-    model = models.load_model(out / "model")
-    assert model.metadata.dataset == kind
-    # It is a model of the digits, too, whose input is scaled as theirs.
-    more = ["train", "--pretrained", str(out), "--epochs", "1", "--batch", "64"]
-    assert main([*more, "--sigma", "0.25", "--out", str(again)]) == 0
-    digits = data.in_memory(data.load("digits"))
-    answers = np.argmax(model(jax.numpy.asarray(digits.images)), axis=1)
-    assert np.mean(answers == digits.labels) > 0.7
+    """Copies of a run as it writes a state of epoch 2: within it, and at its end, after the row."""
+    command, whole = run
+    out, copies = tmp_path / "run", {n: tmp_path / f"{n}" for n in (5, EPOCH)}
+    assert main([*command, "--epochs", "1", "--out", str(out)]) == 0
+    with monkeypatch.context() as patch:
+        for number, copy in copies.items():
+            keep = partial(shutil.copytree, out, copy)
+            _at_call(patch, record, "write_arrays", number, keep)
+        _resumed(command, out, *OFTEN, "--epochs", "2")
+    for number, copy in copies.items():
+        assert len(_states(copy)) == 2 and steps(copy) == EPOCH + number - 1
+        age = f"1 epochs old and {number - 1} steps; continue it with --resume"
+        refused(capsys, [*command, "--out", str(copy)], age)
+        assert _resumed(command, copy) == outcome(whole)
+        assert _states(copy) == [f"state-{EPOCHS * EPOCH}"]
+    # More epochs may be asked for later; no other noise.
+    _resumed(command, copy, "--epochs", str(EPOCHS + 1))
+    assert rows(copy)[:EPOCHS] == rows(whole) and len(rows(copy)) == EPOCHS + 1
+    other = [*command, "--resume", "--sigma", "0.6", "--out", str(copy)]
+    refused(capsys, other, "begun with sigma = 0.5, not 0.6")
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
+    run: Run, tmp_path: Path
+) -> None:
+    """It is stopped where it is when it is seen to have a state, and then ended by a signal."""
+    command, whole = run
+    out, random = tmp_path / "run", np.random.default_rng(0)
+    # It does not end by itself, however late it is stopped.
+    endless = [*command, *OFTEN, "--epochs", "1000000", "--resume", "--out", str(out)]
+    signals = (signal.SIGKILL, signal.SIGTERM if "--data-dir" in command else signal.SIGINT)
+    for workers, number in zip((2, 1), signals, strict=True):
+        least = steps(out) + int(random.integers(1, EPOCH))
+        process = start([*endless, "--workers", str(workers)], jax.local_device_count())
+        wait_until(lambda least=least: steps(out) >= least, process)
+        process.send_signal(signal.SIGSTOP)
+        before = steps(out)
+        if number == signal.SIGKILL:
+            assert end(process, number)[0] == -number
+        else:
+            os.killpg(process.pid, number)
+            assert end(process, signal.SIGCONT) == (128 + number, LINES[number])
+        assert steps(out) >= before
+    shutil.copytree(whole, tmp_path / "whole")
+    more = ["--epochs", str(max(EPOCHS, steps(out) // EPOCH + 1))]
+    assert _resumed(command, out, *more) == _resumed(command, tmp_path / "whole", *more)
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_two_processes_continue_as_one_process_would(run: Run, tmp_path: Path) -> None:
+    """What one process began; each has a device of its own, and no disk is common to both."""
+    command, whole = run
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main([*command, "--epochs", "1", "--out", str(first)]) == 0
+    more = ["--epochs", "2", "--workers", "1", "--resume", "--out"]
+    words = joined(*([*command, *more, str(out)] for out in (first, second)))
+    assert ended([start(own) for own in words]) == [(0, ""), (0, "")]
+    assert not second.exists()  # the first alone writes
+    for shared, alone in zip(rows(first), rows(whole)[:2], strict=True):
+        for name, value in alone.items():  # sums round
+            assert float(shared[name]) == pytest.approx(float(value), rel=1e-4, abs=3e-3)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("--out a_file/run", "--out run", "cannot make the folder"),
+        ("--out run", "--out run --sigma 0.6", "other settings or other data"),
+        ("--out run", "--out run --pretrained none", "no such checkpoint"),
+        (*["--out run --batch 33 --num-noise-vec 3"] * 2, "a mini-batch of 11 images is no"),
+    ],
+)
+def test_a_mistake_in_one_process_ends_them_all(
+    first: str, second: str, message: str, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a_file").write_text("")
+    command = [*STREAMED, "--data-dir", str(folder), "--epochs", "1"]
+    with contextlib.chdir(tmp_path):
+        words = joined(*([*command, *own.split()] for own in (first, second)))
+        codes, errors = zip(*ended([start(own) for own in words]), strict=True)
+    assert codes == (2, 2) and any(message in error for error in errors)
+    for error in errors:
+        assert message in error or "another process of this run failed" in error
+        assert_one_line_error(error, "train")
+    assert not list(tmp_path.glob("*/state-*"))
+
+
+def test_a_training_that_diverges_ends_in_one_line(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, whole = run
+    out = shutil.copytree(whole, tmp_path / "run")
+    recipe = (out / "recipe.json").read_text()
+    (out / "recipe.json").write_text(recipe.replace('_rate": 0.05', '_rate": 1e+30'))
+    more = ["--resume", "--epochs", str(EPOCHS + 1), "--lr", "1e30", "--out", str(out)]
+    message = f"diverged: the mean loss of epoch {EPOCHS + 1} is nan"
+    refused(capsys, [*command, *more], message, "smaller learning rate than 1e+30")
+    assert outcome(out) == outcome(whole)
+
+
+def test_training_starts_from_a_run_or_its_model(run: Run, tmp_path: Path) -> None:
+    command, whole = run
+    for name, source in (("run", whole), ("model", whole / "model")):
+        more = ["--epochs", "1", "--pretrained", str(source), "--out", str(tmp_path / name)]
+        assert main([*command, *more]) == 0
+        recipe = json.loads((tmp_path / name / "recipe.json").read_text())
+        assert recipe["pretrained"] == outcome(whole)[0]
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "model")
+    # Its first epoch goes on where the run ended.
+    assert float(rows(tmp_path / "run")[0]["loss"]) < 0.9 * float(rows(whole)[0]["loss"])
+
+
+def test_images_of_ones_own_are_trained_on(tmp_path: Path) -> None:
+    digits = data.in_memory(data.load("digits", "train"))
+    np.savez(tmp_path / "images.npz", images=digits.images, labels=digits.labels)
+    out, again = tmp_path / "out", tmp_path / "again"
+    command = [*IN_MEMORY, "--sigma", "0.25", "--epochs"]
+    own = ["--dataset", "npz", "--data-dir", str(tmp_path / "images.npz")]
+    assert main([*command, "3", *own, "--out", str(out)]) == 0
+    # The file has no other images to test on.
+    assert rows(out)[-1]["test_accuracy"] == "nan" and float(rows(out)[-1]["accuracy"]) > 0.5
+    assert models.load_model(out / "model").metadata.dataset == "npz"
+    # It is a model of the digits, too: their input is scaled alike.
+    assert main([*command, "1", "--pretrained", str(out), "--out", str(again)]) == 0
+    assert float(rows(again)[0]["accuracy"]) > 0.5 and float(rows(again)[0]["test_accuracy"]) > 0.5
+
+
+def test_an_image_that_cannot_be_read_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = shutil.copytree(folder, tmp_path / "damaged")
+    files = [sorted(place.glob(f"{split}/*/*.png"))[7] for split in ("train", "test")]
+    command = [*STREAMED, "--data-dir", str(place), "--epochs", "2", "--out"]
+    whole = files[0].read_bytes()
+    files[1].write_bytes(files[1].read_bytes()[:60])
+    refused(capsys, [*command, str(tmp_path / "a")], str(files[1]), "--skip-unreadable")
+    files[0].write_bytes(whole[:60])
+    refused(capsys, [*command, str(tmp_path / "b")], str(files[0]), "--skip-unreadable")
+    out = tmp_path / "run"
+    assert main([*command, str(out), "--skip-unreadable"]) == 0
+    # Once in two epochs, on a line that is not broken, and nothing else is said.
+    lines = capsys.readouterr().err.splitlines()
+    for line, file in zip(lines, files, strict=True):
+        assert line.startswith("skipped image ") and str(file) in line
+    for row in rows(out):
+        assert np.isfinite(float(row["loss"]))
+        right = 29 * float(row["test_accuracy"])  # of the 29 images that could be read
+        assert right == pytest.approx(round(right), abs=1e-9)
+
+
+@pytest.mark.others
+def test_a_set_of_tfds_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow_datasets as tfds
+
+    class Squares(tfds.testing.DummyMnist):
+        """Grey ones in MNIST's layout, to train and to test on."""
+
+        def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+            for index in range(20):
+                file = io.BytesIO()
+                Image.new("L", (28, 28), 12 * index).save(file, "PNG")
+                yield index, {"image": io.BytesIO(file.getvalue()), "label": index % 10}
+
+    Squares(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
+    words = ["--dataset", "mnist", "--data-dir", "tfds:squares", "--arch", "lenet", "--batch", "10"]
+    assert main(["train", *words, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["dataset"] == "mnist"
+    assert models.load_model(tmp_path / "run" / "model").metadata.dataset == "mnist"
+    [row] = rows(tmp_path / "run")
+    assert 0.0 <= float(row["test_accuracy"]) <= 1.0 and steps(tmp_path / "run") == 2

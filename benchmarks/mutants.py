@@ -4,8 +4,8 @@
 
 Each fault changes one place of a copy of this checkout. The tests that mutants.toml names for it
 run there, those of the fast suite first, then with `--full`; what they find, the whole suite finds.
-All named tests must pass on an unchanged copy. Prints the table of docs/testing.md. The exit code is
-1 where the full suite misses a fault, or the fast suite more than three of twenty.
+All named tests must pass on an unchanged copy. Prints the table of docs/testing.md. The exit code
+is 1 where the full suite misses a fault, or the fast suite more than three of twenty.
 """
 
 import argparse

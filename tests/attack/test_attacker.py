@@ -51,7 +51,9 @@ def attacked(attack: Attack, targets: list[Target], **more: int) -> list[Outcome
     return sorted(outcomes, key=lambda outcome: outcome.index)
 
 
-@pytest.mark.parametrize("attack", [SHORT, pytest.param(STARTS, marks=pytest.mark.slow), LINF])
+@pytest.mark.parametrize(
+    "attack", [SHORT, *(pytest.param(attack, marks=pytest.mark.slow) for attack in (STARTS, LINF))]
+)
 def test_an_image_is_broken_where_the_plane_is_in_reach_and_only_there(attack: Attack) -> None:
     away = 0.3 if attack.norm == "l2" else 0.05
     radii = (0.8 * away, 1.4 * away, 2.0 * away)

@@ -104,6 +104,7 @@ def test_expected_radii_are_the_certificates_of_the_expected_votes(few: list[Can
         assert found == pytest.approx(certify_table(table, protocol).radius, rel=1e-6), candidate
 
 
+@pytest.mark.slow
 def test_the_best_is_chosen(few: list[Candidate], monkeypatch: pytest.MonkeyPatch) -> None:
     # Programs for two laws are enough.
     monkeypatch.setattr(choice, "_MOST_INSIDE", 1)

@@ -36,7 +36,7 @@ def _gradients(
     return found
 
 
-@settings(max_examples=2 * settings.default.max_examples // 5)
+@settings(max_examples=settings.default.max_examples // 4)
 @given(
     images=st.sampled_from([1, 3, 8, 9, 20]),
     height=st.integers(3, 9),

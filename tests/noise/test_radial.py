@@ -76,6 +76,7 @@ def test_draws_follow_the_law(name: str) -> None:
     assert radius.max() <= law.truncation_radius
 
 
+@pytest.mark.slow
 def test_no_coordinate_is_preferred_and_a_draw_is_a_function_of_its_key_alone() -> None:
     law, key = LAWS["generalized"], jax.random.key(7)
     drawn = np.asarray(sample(law, key, DRAWS))

@@ -61,15 +61,6 @@ def test_the_table_of_all_draws_comes_from_some(
     assert "of a schedule of looks with 10,000 planned draws" in capsys.readouterr().out
 
 
-@pytest.mark.process
-def test_two_processes_take_the_same_looks(looked: Path, model: str, tmp_path: Path) -> None:
-    words = ["certify", "--model", model, *LOOKED, "--out", str(tmp_path)]
-    running = [commands.start(each) for each in commands.joined(words, words)]
-    assert [code for code, _ in commands.ended(running)] == [0, 0]
-    table = (tmp_path / "certificates.csv").read_bytes()
-    assert table == (looked / "certificates.csv").read_bytes()
-
-
 @pytest.mark.slow
 def test_a_run_that_is_done_goes_on_to_further_looks(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -80,6 +80,7 @@ def network(images):
     return jnp.stack([jnp.zeros_like(length), jnp.where(right, 1.0, -1.0)], axis=1)
 
 
+@pytest.mark.slow
 def test_bins_are_the_differences_of_the_counts_inside_and_say_the_counts_of_other_laws() -> None:
     images, n = np.full((2, 8, 8, 1), 0.5, np.float32), 40_000
     law = generalized_gaussian(D, SIGMA, 28.0)

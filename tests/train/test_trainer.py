@@ -79,6 +79,7 @@ def test_the_usual_learning_rate_is_none_too_high_for_mnist(arch: str, mnist_dir
     assert epochs[-1].accuracy > 0.5
 
 
+@pytest.mark.slow
 def test_one_compilation_serves_all_runs_of_one_kind(caplog: pytest.LogCaptureFixture) -> None:
     """The whole schedule, a ragged rest, other numbers: none is compiled again, by JAX's log."""
     make_step.cache_clear()
@@ -119,6 +120,7 @@ def test_gradients_of_parts_add_up_to_the_whole() -> None:
         assert np.abs(a - b).max() < 0.02 * np.abs(a - first).max()
 
 
+@pytest.mark.slow
 def test_a_moving_average_is_what_is_trained() -> None:
     one_batch = _set("digits", DIGITS.images[:64], DIGITS.labels[:64])
     recipe = dataclasses.replace(RECIPE, batch=64, noise_draws=1, k_warmup=0)
@@ -132,6 +134,7 @@ def test_a_moving_average_is_what_is_trained() -> None:
         np.testing.assert_allclose(average, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_draws_come_from_the_inner_half_and_sigma_rises_as_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -24,7 +24,7 @@ from dsrs_jax.votes import sampler as samplers
 LAW = noise.generalized_gaussian(64, 0.5, 28)
 INSIDE = [LAW.truncated(b) for b in (0.3, 0.8)]
 CUTOFFS = [law.cutoff for law in INSIDE if law.cutoff is not None]
-GRIDS = [None, 240]  # float32 draws, and sound ones
+GRIDS = [240, pytest.param(None, marks=pytest.mark.slow)]  # sound draws, and float32 ones
 ONE = np.full((1, 8, 8, 1), 0.6, np.float32)
 
 
@@ -183,7 +183,7 @@ def test_draws_with_logits_that_are_not_finite_have_no_vote_and_are_counted(valu
     np.testing.assert_array_equal(counted.draws, plain.draws)
     np.testing.assert_array_equal(counted.correct + counted.not_finite, counted.draws)
     assert not plain.not_finite.any()
-    for grid in GRIDS:
+    for grid in (None, 240):
         images = np.round(images)
         table = count_votes(sometimes, images, [0] * 4, LAW, 1000, inside=INSIDE, grid=grid)
         states = [State.COMPLETE] * 3 + [State.NOT_FINITE]

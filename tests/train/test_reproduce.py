@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import checkpoints
@@ -17,7 +17,7 @@ from training_runs import rows
 
 from dsrs_jax import data, models
 from dsrs_jax.convert import pytorch_models
-from dsrs_jax.models import registry, resnet
+from dsrs_jax.models import checkpoint, registry, resnet
 from dsrs_jax.run.main import main
 from dsrs_jax.run.model import model_folder
 from dsrs_jax.train.schedules import k_at
@@ -75,6 +75,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         for dataset in ("mnist", "cifar10"):
             patch.setitem(data.LOADERS, dataset, partial(in_memory, dataset))
+        # What other tests' networks of these names have is remembered there.
+        anew = cache(checkpoint._abstract.__wrapped__)
+        patch.setattr(checkpoint, "_abstract", anew)
         patch.setitem(resnet._BLOCKS, 50, (1, 1, 1, 1))
         patch.setitem(registry.REGISTRY, "cifar_resnet110", registry._cifar_resnet(8))
         small = partial(pytorch_models._imagenet_resnet, [1, 1, 1, 1], 4)

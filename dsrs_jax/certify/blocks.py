@@ -15,9 +15,10 @@ Float64s = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 # Instances in one compiled call; the last block is padded. A CPU takes as long for each instance of
-# a small block as of a large one, and computes several blocks at once.
+# a small block as of a large one.
 _BLOCK_ON_CPU = 32
 _BLOCK = 256
+_GPUS = ("gpu", "cuda", "rocm")  # names of backends
 
 
 @contextlib.contextmanager
@@ -25,19 +26,14 @@ def float64() -> Iterator[None]:
     """64-bit mode, on a device that has it: the default one, or the CPU beside a TPU."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.enable_x64(True))
-        if not _has_float64(jax.default_backend()):
+        if jax.default_backend() not in ("cpu", *_GPUS):
             stack.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
         yield
 
 
-def _has_float64(backend: str) -> bool:
-    return backend in ("cpu", "gpu", "cuda", "rocm")
-
-
 def block_size() -> int:
     """Instances in one compiled call, on the device that `float64` chooses."""
-    backend = jax.default_backend()
-    return _BLOCK if backend != "cpu" and _has_float64(backend) else _BLOCK_ON_CPU
+    return _BLOCK if jax.default_backend() in _GPUS else _BLOCK_ON_CPU
 
 
 def blocks(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

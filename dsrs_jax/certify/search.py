@@ -99,11 +99,11 @@ def compile_ahead(*laws: int) -> Callable[[], None]:
 
 
 def _compile_solver(laws: RowLaws) -> None:
-    size = len(laws.combinations[0])
-    rows, none = np.zeros(block_size(), dtype=np.int64), np.zeros(block_size())
+    size = block_size()
+    rows, none = np.zeros(size, dtype=np.int64), np.zeros(size)
     with float64():
-        arrays, start = some(laws.arrays(), rows), np.zeros((block_size(), size))
-        inactive = np.zeros(block_size(), dtype=bool)
+        arrays, start = some(laws.arrays(), rows), np.zeros((size, len(laws.combinations[0])))
+        inactive = np.zeros(size, dtype=bool)
         _solve(arrays, start, start, none, none, inactive, np.int32(1), np.bool_(True))
 
 
@@ -241,7 +241,7 @@ def _search(
     any_truncated = truncated(laws)
     for iterations in (_FIRST_ITERATIONS, _LAST_ITERATIONS):
         left = np.flatnonzero(~converged)
-        # All are begun before the first is waited for: they run beside one another.
+        # All are begun before the first is waited for: a device may work on several at once.
         solutions = []
         for block in blocks(left):
             rows = padded(block)

@@ -100,6 +100,14 @@ class Protocol:
         """Lower bounds of this kind, each failing with probability at most `alpha`."""
         return LOWER[self.bound](votes, draws, alpha)
 
+    @property
+    def fewest_draws(self) -> int:
+        """Of fewer no radius follows, even if all votes are right: no lower bound is above 1/2."""
+        n = max(1, int(-np.log2(self.alpha)) - 1)
+        while not self.lower(n, n, self.alpha) > 0.5:
+            n += 1
+        return n
+
     def abstains_early(
         self, votes: NDArray[np.int64], draws: NDArray[np.int64], laws: int
     ) -> NDArray[np.bool_]:

@@ -92,7 +92,7 @@ def forward(
 
 
 @jax.jit
-def compiled(classifier: BaseClassifier, images: Array) -> Array:
+def compiled(classifier: Callable[[Array], Array], images: Array) -> Array:
     """`classifier(images)` of one that JAX can trace."""
     return classifier(images)
 

@@ -177,7 +177,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
         share = missing[processes.process :: processes.processes]
         examples: Iterable[data.Example] = data.read_ahead(dataset, share)
         if first and share:
-            examples = remarks.look_first(classifier, examples, console)
+            examples = remarks.look_first(classifier, law, examples, console)
         what = "attacking" if first else f"attacking ({processes.process})"
         with report.progress(console, what, len(share), "images") as advance:
             _attack(attacker, examples, radii, folder, advance)

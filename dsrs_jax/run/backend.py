@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections.abc import Callable
 
 import jax
@@ -12,7 +13,6 @@ from rich.console import Console
 
 from dsrs_jax import noise
 from dsrs_jax.models import BaseClassifier
-from dsrs_jax.run.draws import seconds_of
 from dsrs_jax.run.settings import BACKENDS
 from dsrs_jax.system.errors import UserError, first_line
 from dsrs_jax.system.processes import from_first, together
@@ -98,8 +98,13 @@ def _best(
 def _speed(classifier: BaseClassifier) -> float:
     """Draws a second, noise and counting included, of an image for each device."""
     shape = classifier.metadata.image_shape
-    sampler = Sampler(classifier)
+    sampler = Sampler(classifier, pilot=True)
     law = noise.generalized_gaussian(math.prod(shape), 0.25, 0.0, 2.0)
     n = sampler.tile(math.prod(shape))
-    seconds = [seconds_of(sampler, law, shape, n) for _ in range(1 + _TRIALS)]
+    images = np.zeros((sampler.devices, *shape), np.float32)
+    seconds = []
+    for _ in range(1 + _TRIALS):
+        clock = time.perf_counter()
+        sampler.start(images, np.zeros(len(images), np.int32), law, n).result()
+        seconds.append(time.perf_counter() - clock)
     return n * sampler.devices / min(seconds[1:])  # the first one compiles

@@ -42,6 +42,8 @@ from dsrs_jax.system.heartbeat import Heartbeat
 from dsrs_jax.system.options import group, option, without
 from dsrs_jax.system.processes import Group
 from dsrs_jax.votes import (
+    FIRST,
+    DependsOnOthersError,
     Kind,
     LookedAt,
     RecordFolder,
@@ -50,6 +52,7 @@ from dsrs_jax.votes import (
     VoteTable,
     collect,
     confirm,
+    drawn,
     problem_of,
     table_of,
 )
@@ -73,8 +76,8 @@ class Settings:
     choice: options.ChoiceOptions = group(options.ChoiceOptions)
     out: str | None = option(None, "folder or bucket; runs/DATASET", metavar="DIR", often=True)
     prove: bool = option(False, "prove every radius in ball arithmetic", often=True)
-    draws: str | None = option(None, "sound, where that is cheap", choices=draws.KINDS)
-    seed: int = option(0, "of all draws", metavar="SEED")
+    draws: str = option(draws.SOUND, "no proof covers float32", choices=draws.KINDS)
+    seed: int | None = option(None, "of all draws; by itself a secret one", metavar="SEED")
     batch: int | None = option(None, "draws in flight; votes do not depend on it", metavar="N")
     patience: float = option(60.0, "seconds until a silent process is lost", metavar="S")
     processes: options.ProcessOptions = group(options.ProcessOptions)
@@ -114,12 +117,15 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             first = processes.process == 0
             needed = first or settings.spending.goal is not None
             compiled = compile_ahead(settings.extra.most_laws) if needed else _nothing
+            grid = draws.grid_of(settings.draws, dataset)
             with stages("model"):
                 use = Use(
                     dataset, indices, len(indices) * settings.protocol.n,
-                    earlier_settings(out).get("backend", "").split("+"), processes, settings.seed,
+                    earlier_settings(out).get("backend", "").split("+"), processes,
+                    settings.seed or 0,
                 )  # fmt: skip
                 classifier = classifier_of(settings.model, settings.law, use, out, console)
+            seed = options.seed_for_all(settings.seed, earlier_settings(out), first)
             labels = remarks.labels_to_tell(settings.data.classes, dataset, classifier)
             law = settings.law.law(classifier.metadata.image_shape, classifier.metadata)
             spending, n0 = settings.spending, settings.choice.draws
@@ -128,23 +134,18 @@ def run(settings: Settings, words: Sequence[str]) -> None:
                 second, n, base_share, tried = pilot.chosen_for_all(
                     settings.extra, earlier_settings(out), dataset, indices, classifier, law,
                     protocol, settings.protocol.n, spending, n0,
-                    seed=settings.seed, first=first, console=console,
+                    seed=seed, first=first, console=console,
                 )  # fmt: skip
             protocol = dataclasses.replace(protocol, base_share=base_share)
             plan = SamplingPlan(law, second, n, spending.looks(n), spending.times, n0)
             if first and not (out / CONFIG_FILE).exists():
                 with stages("certification"):
                     compiled()
-                    _announce_largest_radius(plan, protocol, console)
-            with stages("draws"):
-                grid = draws.grid_for_all(
-                    settings.draws, earlier_settings(out).get("draws"), dataset, classifier, law,
-                    measure=len(indices) * plan.n >= _WORTH_TUNING, first=first, console=console,
-                )  # fmt: skip
+                    _announce_largest_radius(plan, protocol, grid, seed, console)
             with stages("certification"):
                 compiled()
                 goes_on = rule(spending, plan, protocol, grid, len(indices), processes.processes)
-            identity = _identity(settings, plan, protocol, classifier, dataset, grid)
+            identity = _identity(settings, plan, protocol, classifier, dataset, grid, seed)
             if labels:
                 identity["class_labels"] = labels
             tell = functools.partial(console.print, soft_wrap=True, markup=False, highlight=False)
@@ -175,8 +176,23 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             _confirm(dataset, [index for index in indices if folder.has(index)], folder, console)
         with stages("sampling"):
             share = missing[processes.process :: processes.processes]
-            _sample(settings, plan, protocol, classifier, dataset, grid, share, folder, processes,
-                    to_draw, goes_on, console)  # fmt: skip
+            sampler = Sampler(
+                classifier,
+                seed=seed,
+                cutoffs=plan.cutoffs,
+                batch=settings.batch,
+                grid=grid,
+                surely=indices[:FIRST],
+                on_smaller=lambda batch: console.print(
+                    f"The devices' memory is full: going on with --batch {batch}."
+                ),
+            )
+            try:
+                _sample(plan, protocol, sampler, classifier, dataset, share, folder, processes,
+                        to_draw, goes_on, console)  # fmt: skip
+            except DependsOnOthersError as error:
+                folder.refuse(str(error))
+                raise
             if not first:
                 return
             gather(to_draw, folder, processes, settings.patience, again, tell)
@@ -184,7 +200,8 @@ def run(settings: Settings, words: Sequence[str]) -> None:
         with stages("certification"):
             compiled()
             radius_of = None if goes_on is None else goes_on.radius
-            table = certify_table(table_of(plan, protocol, records, grid, radius_of), protocol)
+            votes = table_of(plan, protocol, records, grid, radius_of, seed)
+            table = certify_table(votes, protocol)
         proved = True
         if settings.prove:
             with stages("proofs"):
@@ -205,6 +222,10 @@ def run(settings: Settings, words: Sequence[str]) -> None:
     remarks.tell_copies(records, console)
     whole = len(missing) == len(indices) and processes.processes == 1
     say_draws(plan, records, stages.seconds["sampling"] if whole else 0.0, console)
+    if votes.compared:
+        console.print(
+            f"The answers to {votes.compared:,} draws were the same among draws of other images."
+        )
     console.print(f"seconds: {stages}")
     written = f"{out / ending.CERTIFICATES_FILE}, {out / ending.PICTURE_FILE}"
     console.print(written, soft_wrap=True, markup=False)
@@ -222,6 +243,7 @@ def _identity(
     classifier: BaseClassifier,
     dataset: data.Dataset,
     grid: int | None,
+    seed: int,
 ) -> dict[str, Any]:
     """What the votes depend on: config.json, which another run in this folder must agree with."""
     return {
@@ -242,7 +264,7 @@ def _identity(
         "bounds": settings.protocol.bounds,
         "draws": draws.describe(grid),
         "grid": grid,
-        "seed": settings.seed,
+        "seed": seed,
         "arch": classifier.metadata.arch,
         "input_scaling": classifier.metadata.scaling,
         "dtype": settings.model.dtype,
@@ -259,15 +281,17 @@ def _keep_command(
     write_whole(out / COMMAND_FILE, json.dumps(made, indent=2) + "\n")
 
 
-def _announce_largest_radius(plan: SamplingPlan, protocol: Protocol, console: Console) -> None:
+def _announce_largest_radius(
+    plan: SamplingPlan, protocol: Protocol, grid: int | None, seed: int, console: Console
+) -> None:
     """What an image that is always right can get: the run is worth its draws only above 0."""
-    draws = [plan.n]
+    counted = [plan.n]
     for extra in plan.extra:
         share = float(plan.fixed_law(extra).quantile or 1.0) if extra.kind is Kind.INSIDE else 1.0
-        draws.append(int(np.floor(plan.n * share)))
+        counted.append(int(np.floor(plan.n * share)))
     every = np.array([plan.n])
     laws = [plan.law, *(plan.laws(extra, every, protocol) for extra in plan.extra)]
-    counts = VoteTable.from_counts(laws, [draws], draws, names=plan.names)
+    counts = VoteTable.from_counts(laws, [counted], counted, names=plan.names)
     if plan.looks is not None:
         at_plan = LookedAt(plan.looks, np.array([plan.looks.planned_look]))
         counts = dataclasses.replace(counts, looked=at_plan)
@@ -279,7 +303,8 @@ def _announce_largest_radius(plan: SamplingPlan, protocol: Protocol, console: Co
             "even if all votes are right; give a larger --n"
         )
     console.print(
-        f"{noise.describe(plan.law)}; {plan.n:,} draws under each law, α = {protocol.alpha:g}.\n"
+        f"{noise.describe(plan.law)}; {plan.n:,} {draws.describe(grid)} draws under each law "
+        f"(seed {seed}), α = {protocol.alpha:g}.\n"
         "Largest radius, were all votes right: "
         f"Neyman-Pearson {report.rounded_down(plain)}, DSRS {report.rounded_down(most)}."
     )
@@ -301,12 +326,11 @@ def _confirm(
 
 
 def _sample(
-    settings: Settings,
     plan: SamplingPlan,
     protocol: Protocol,
+    sampler: Sampler,
     classifier: BaseClassifier,
     dataset: data.Dataset,
-    grid: int | None,
     missing: list[int],
     folder: RecordFolder,
     processes: Group,
@@ -319,23 +343,18 @@ def _sample(
         return
     examples = data.read_ahead(dataset, missing)
     if processes.process == 0:
-        examples = remarks.look_first(classifier, examples, console)
-    sampler = Sampler(
-        classifier,
-        seed=settings.seed,
-        cutoffs=plan.cutoffs,
-        batch=settings.batch,
-        grid=grid,
-        on_smaller=lambda batch: console.print(
-            f"The devices' memory is full: going on with --batch {batch}."
-        ),
-    )
-    if settings.batch is None:
+        examples = remarks.look_first(classifier, plan.law, examples, console)
+    if sampler.batch is None:
         _find_batch(plan, sampler, dataset.image_shape, len(missing), folder)
-    what = "sampling" if processes.processes == 1 else f"sampling ({processes.process})"
     while missing:
-        with report.progress(console, what, len(missing), "images") as advance:
-            collect(plan, protocol, sampler, examples, folder, advance,
+        what = f"sampling {len(missing):,} images"
+        if processes.processes > 1:
+            what += f" ({processes.process})"
+        left_to_draw = sum(
+            plan.most_draws - drawn(plan, folder.records.get(index, {})) for index in missing
+        )
+        with report.progress(console, what, left_to_draw, "draws") as bar:
+            collect(plan, protocol, sampler, examples, folder, bar, bar.spare,
                     goes_on, classifier.metadata.classes)  # fmt: skip
         # A budget is spent in rounds, each after the counts of the last.
         missing = to_draw() if isinstance(goes_on, Budget) else []

@@ -40,14 +40,14 @@ def certify_images(
     n: int = 50_000,
     alpha: float = 0.001,
     n0: int = DEFAULT_N0,
-    inside: Sequence[float] = DEFAULT_INSIDE,
-    seed: int = 0,
+    inside: Sequence[float] | None = DEFAULT_INSIDE,
+    seed: int | None = None,
     layout: str = "NHWC",
     input_scaling: str | None = None,
     output: str | None = None,
     backend: str = "auto",
     dtype: str = "float32",
-    draws: str | None = None,
+    draws: str = kinds.SOUND,
     quiet: bool = False,
 ) -> CertificateTable:
     """Certified radii of a classifier, smoothed, on images that lie in memory.
@@ -68,7 +68,8 @@ def certify_images(
         n0: draws that choose the class of an image without a label.
         inside: quantiles of P at which it is truncated for a second law, each in (0, 1). None
             leaves Neyman-Pearson alone.
-        seed: of all draws.
+        seed: of all draws. None: one that nobody can know beforehand; `votes.seed` of the table
+            says it.
         layout: "NHWC" or "NCHW", of `images`, whatever the classifier takes.
         input_scaling: what is done to pixels first, as `--input-scaling` takes it. None: nothing,
             and 64 images are tried.
@@ -86,18 +87,22 @@ def certify_images(
         ("layout", layout, LAYOUTS),
         ("backend", backend, BACKENDS),
         ("dtype", dtype, DTYPES),
-        ("draws", draws, (None, *kinds.KINDS)),
+        ("draws", draws, kinds.KINDS),
     ):
         if value not in known:
-            shown = ", ".join(str(one) for one in known)
-            raise UserError(f"unknown {name} {value!r}; known: {shown}")
+            raise UserError(f"unknown {name} {value!r}; known: {', '.join(known)}")
     if n0 < 1:
         raise UserError(f"n0 must be positive, got {n0}")
     protocol = Protocol(alpha)
+    if n < (fewest := protocol.fewest_draws):
+        raise UserError(
+            f"n = {n} draws can certify nothing at alpha = {alpha:g}, even if all votes are right; "
+            f"give at least {fewest}, and many more for a radius worth having"
+        )
     console = Console(quiet=quiet)
     dataset = _dataset(images, labels, layout)
     options = ModelOptions(input_scaling=input_scaling, output=output, backend=backend, dtype=dtype)
-    use = Use(dataset, range(len(dataset)), len(dataset) * n, (), Group(0, 1), seed)
+    use = Use(dataset, range(len(dataset)), len(dataset) * n, (), Group(0, 1), seed or 0)
     try:
         model = _model(classifier, options, use, console)
     except UserError as error:
@@ -110,17 +115,15 @@ def certify_images(
     law = LawOptions(sigma, 0.0 if k is None and trained.k is None else k, eta).law(
         dataset.image_shape, trained
     )
-    grid = kinds.grid_for_all(
-        draws, None, dataset, model, law, measure=False, first=True, console=console
-    )
-    with report.progress(console, "sampling", len(dataset), "images") as advance:
+    grid = kinds.grid_of(draws, dataset)
+    with report.progress(console, "sampling", len(dataset) * n, "draws") as advance:
         votes = count_votes(
             model,
             dataset.images,
             None if labels is None else dataset.labels,
             law,
             n,
-            inside=[law.truncated(quantile) for quantile in inside],
+            inside=[law.truncated(quantile) for quantile in inside or ()],
             seed=seed,
             grid=grid,
             n0=n0,

@@ -164,7 +164,7 @@ def _drawn(
         chosen = sampler.start(images, None, law, n0, indices=index, classes=classes)
         labels = np.argmax(chosen.result().correct, axis=1)
     shells = []
-    with progress(console, "pilot", len(_SCALES) * len(images), "images") as advance:
+    with progress(console, "pilot", len(_SCALES) * len(images) * draws, "draws") as advance:
         for scale in _SCALES:
             own = law.with_sigma(float(law.sigma) * scale)
             votes = sampler.start(images, labels, own, draws, indices=index).result(advance)

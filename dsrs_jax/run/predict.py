@@ -31,7 +31,7 @@ from dsrs_jax.system.files import folder_or_bucket, make_folder, write_whole
 from dsrs_jax.system.options import group, option
 from dsrs_jax.system.processes import Group
 from dsrs_jax.system.signals import last_words
-from dsrs_jax.votes import ClassVotes, Sampler, count_classes
+from dsrs_jax.votes import FIRST, ClassVotes, Sampler, count_classes, fresh_seed
 
 _SHOWN = 40  # images in the terminal
 
@@ -51,8 +51,8 @@ class Settings:
     alpha: float = option(0.001, "probability of a wrong prediction", metavar="A", often=True)
     images: options.ImageOptions = group(options.ImageOptions)
     out: str | None = option(None, "folder for CSV files", metavar="DIR", often=True, local=True)
-    draws: str | None = option(None, "sound, where they can be", choices=draws.KINDS)
-    seed: int = option(0, "of all draws", metavar="SEED")
+    draws: str = option(draws.SOUND, "no proof covers float32", choices=draws.KINDS)
+    seed: int | None = option(None, "of all draws; by itself a secret one", metavar="SEED")
     batch: int | None = option(None, "draws in flight; votes do not depend on it", metavar="N")
     compilation: options.CompilationOptions = group(options.CompilationOptions)
 
@@ -88,19 +88,19 @@ def run(settings: Settings, words: Sequence[str]) -> None:
     dataset = _dataset(settings, files)
     source = "the list" if files else f"{settings.data.dataset} {settings.data.split}"
     indices = list(settings.images.chosen(len(dataset), source))
-    use = Use(dataset, indices, len(indices) * settings.n, (), Group(0, 1), settings.seed)
+    use = Use(dataset, indices, len(indices) * settings.n, (), Group(0, 1), 0)
     nowhere = folder_or_bucket(Path("runs"), "--out")  # of the digits' own model, which is not made
     classifier = classifier_of(settings.model, settings.law, use, nowhere, console)
     names = _class_names(settings, dataset, classifier, bool(files))
     law = settings.law.law(classifier.metadata.image_shape, classifier.metadata)
-    grid = draws.grid_for_all(
-        settings.draws, None, dataset, classifier, law, measure=False, first=True, console=console
-    )
+    grid = draws.grid_of(settings.draws, dataset)
+    seed = fresh_seed() if settings.seed is None else settings.seed
     sampler = Sampler(
         classifier,
-        seed=settings.seed,
+        seed=seed,
         batch=settings.batch,
         grid=grid,
+        surely=indices[:FIRST],
         on_smaller=lambda batch: console.print(
             f"The devices' memory is full: going on with --batch {batch}."
         ),
@@ -121,18 +121,19 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             write_whole(Path(settings.out) / f"{table.name}.csv", table.csv())
         return [str(Path(settings.out) / f"{table.name}.csv") for table in tables]
 
-    with report.progress(console, "predicting", len(indices), "images") as advance:
+    what = f"predicting {len(indices):,} images"
+    with report.progress(console, what, len(indices) * settings.n, "draws") as advance:
         examples = data.read_ahead(dataset, indices)
         with last_words(write):
             try:
-                for one in count_classes(sampler, examples, law, settings.n, classes):
-                    counted.append(one)
-                    advance(1)
+                for image in count_classes(sampler, examples, law, settings.n, classes, advance):
+                    counted.append(image)
             finally:  # whatever ends it
                 written = write()
     found = _predictions(counted, files, names, settings, distance)
     console.print(
-        f"{noise.describe(law)}; {settings.n:,} draws of an image, α = {settings.alpha:g}.",
+        f"{noise.describe(law)}; {settings.n:,} draws of an image (seed {seed}), "
+        f"α = {settings.alpha:g}.",
         found.table(_SHOWN),
         sep="\n",
     )

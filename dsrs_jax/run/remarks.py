@@ -6,11 +6,13 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
 
 from dsrs_jax.data import UNLABELLED, Dataset, Example
 from dsrs_jax.models import BaseClassifier
+from dsrs_jax.noise import RadialLaw
 from dsrs_jax.run.trial import logits_of
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.votes.records import CONFIG_FILE
@@ -18,6 +20,7 @@ from dsrs_jax.votes.records import CONFIG_FILE
 _NAMED = 20  # class folders
 _LOOKED_AT = 100  # images
 _FEWEST = 10  # of fewer a tenth says nothing
+_FAR_FEWER = 3  # times
 
 
 def labels_to_tell(
@@ -51,24 +54,35 @@ def tell_labels(labels: Mapping[str, int], classifier: BaseClassifier, console: 
 
 
 def look_first(
-    classifier: BaseClassifier, examples: Iterable[Example], console: Console
+    classifier: BaseClassifier, law: RadialLaw, examples: Iterable[Example], console: Console
 ) -> Iterator[Example]:
     """The examples, all of them and in their order, once the first ones were classified.
 
     Where fewer than a tenth of these are right without noise, labels and model hardly belong
-    together, which is told before anything is drawn.
+    together; where far fewer are right under the noise, a draw of each, the model hardly knows it.
+    Both are told before anything is drawn.
     """
     remaining = iter(examples)
     first = list(itertools.islice(remaining, _LOOKED_AT))
     readable = [example for example in first if example.image is not None]
     if len(readable) >= _FEWEST and readable[0].label != UNLABELLED:
         images = np.stack([one.image for one in readable if one.image is not None])
-        answers = np.argmax(logits_of(classifier, images), axis=1)
-        right = int(np.sum(answers == np.array([one.label for one in readable])))
+        labels = np.array([one.label for one in readable])
+        right = int(np.sum(np.argmax(logits_of(classifier, images), axis=1) == labels))
         if 10 * right < len(readable):
             console.print(
                 f"Only {right} of the first {len(readable)} images are right without noise: check "
                 "the labels (--dataset, --classes), the model and its --input-scaling.",
+                soft_wrap=True,
+            )
+            return itertools.chain(first, remaining)
+        noise = np.asarray(law.sample(jax.random.key(0), len(images))).reshape(images.shape)
+        noisy = int(np.sum(np.argmax(logits_of(classifier, images + noise), axis=1) == labels))
+        if _FAR_FEWER * noisy < right:
+            console.print(
+                f"Of the first {len(readable)} images {right} are right without noise, and {noisy} "
+                f"under noise of sigma {law.sigma:g}: was the model trained without it? Radii will "
+                "be 0 for most. `dsrs-jax train` trains under noise; or give a smaller --sigma.",
                 soft_wrap=True,
             )
     return itertools.chain(first, remaining)

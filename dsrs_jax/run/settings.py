@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
 
 from dsrs_jax import data, noise
 from dsrs_jax.bounds import Bound, Protocol, Search
@@ -17,7 +20,8 @@ from dsrs_jax.system.compilation import keep_compiled
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.files import refuse_address
 from dsrs_jax.system.options import option
-from dsrs_jax.votes import SecondLaw, second_laws
+from dsrs_jax.system.processes import from_first
+from dsrs_jax.votes import SecondLaw, fresh_seed, second_laws
 
 LABELS = (schema.GIVEN, schema.PREDICTED)  # whose class is certified
 DEFAULT_N0 = 100  # draws that choose a class
@@ -28,7 +32,7 @@ TIMM = "timm"  # an input scaling: what timm's own record of a model says
 TIMM_NETWORK = "timm:"  # before the name of an architecture of timm's
 
 
-def check_numbers(seed: int, batch: int | None = None, patience: float = 1.0) -> None:
+def check_numbers(seed: int | None, batch: int | None = None, patience: float = 1.0) -> None:
     """Refuses what --seed, --batch and --patience must not be.
 
     Raises:
@@ -36,10 +40,22 @@ def check_numbers(seed: int, batch: int | None = None, patience: float = 1.0) ->
     """
     if batch is not None and batch <= 0:
         raise UserError(f"--batch must be positive, got {batch}")
-    if not 0 <= seed < 2**32:
+    if seed is not None and not 0 <= seed < 2**32:
         raise UserError(f"--seed must lie in [0, 2^32), got {seed}")
     if not patience > 0.0:
         raise UserError(f"--patience must be positive, got {patience:g}")
+
+
+def seed_for_all(given: int | None, earlier: Mapping[str, Any], first: bool) -> int:
+    """The seed that was given, or an earlier run's in the folder, or a fresh one of process 0.
+
+    A network made for draws that are known beforehand could be right in these alone.
+    """
+    before = earlier.get("seed")
+    if given is None and type(before) is int and 0 <= before < 2**32:
+        given = before
+    chosen = fresh_seed() if given is None and first else given or 0
+    return int(from_first(np.array(chosen, np.uint32)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +241,11 @@ class ProtocolOptions:
             raise UserError(f"--alpha must lie in (0, 1), got {self.alpha:g}")
         if not self.grid_unit > 0.0:
             raise UserError(f"--grid-unit must be positive, got {self.grid_unit:g}")
+        if self.n < (fewest := self.protocol().fewest_draws):
+            raise UserError(
+                f"--n {self.n} draws can certify nothing at alpha = {self.alpha:g}, even if all "
+                f"votes are right; give at least {fewest}, and many more for a radius worth having"
+            )
 
     def protocol(self) -> Protocol:
         """The protocol."""

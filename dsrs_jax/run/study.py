@@ -21,7 +21,6 @@ from etils import epath
 from rich.console import Console
 
 from dsrs_jax import data
-from dsrs_jax.run import draws
 from dsrs_jax.run import published_layout as layout
 from dsrs_jax.run.model import Use, classifier_of
 from dsrs_jax.run.published_study import StudyOptions, load, options_of
@@ -39,7 +38,7 @@ from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.files import make_folder, write_whole
 from dsrs_jax.system.options import group, option
 from dsrs_jax.system.processes import Group
-from dsrs_jax.votes import VoteTable
+from dsrs_jax.votes import VoteTable, can_be_sound
 
 __doc__ += "".join(f"  {name:<15} {study.what}\n" for name, study in STUDIES.items())
 
@@ -120,8 +119,7 @@ def _subject(settings: Settings, out: Path, console: Console) -> Subject:
     use = Use(dataset, indices, len(indices) * settings.n, (), Group(0, 1), settings.seed)
     classifier = classifier_of(settings.model, settings.law, use, epath.Path(out), console)
     law = settings.law.law(classifier.metadata.image_shape, classifier.metadata)
-    grid = draws.grid_for_all(None, None, dataset, classifier, law, measure=False, first=True,
-                              console=Console(quiet=True))  # fmt: skip
+    grid = dataset.grid if can_be_sound() else None
     examples = [one for one in data.read_ahead(dataset, indices) if one.image is not None]
     if not examples:
         raise UserError(f"none of the {len(indices)} images of {dataset.name} can be read")

@@ -23,7 +23,6 @@ from dsrs_jax.system.errors import UserError, first_line
 from dsrs_jax.votes.kernel import tile_size
 
 _IMAGES = 64
-_MOST_AT_ONCE = 100
 _DIFFERENCE = 20.0  # points of accuracy
 _SUM = 1e-3  # of probabilities, from 1
 
@@ -119,9 +118,8 @@ def examine(
 
 
 def logits_of(classifier: BaseClassifier, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits of any number of images; no more of them at once than the sampler gives it."""
+    """Logits of any number of images; as many at once as the sampler gives it."""
     size = tile_size(images[0].size, jax.local_devices()[0].platform)
-    size = min(_MOST_AT_ONCE, size)
     found = []
     for start in range(0, len(images), size):
         part = images[start : start + size]

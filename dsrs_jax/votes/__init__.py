@@ -1,6 +1,7 @@
 """Votes of a classifier under every law: drawn on all devices, recorded, resumable."""
 
 from dsrs_jax.votes.collection import collect
+from dsrs_jax.votes.compared import FIRST, DependsOnOthersError
 from dsrs_jax.votes.counting import ClassVotes, count_classes, count_votes
 from dsrs_jax.votes.kernel import can_be_sound, tile_size
 from dsrs_jax.votes.plan import Kind, SamplingPlan, SecondLaw, second_laws
@@ -15,13 +16,15 @@ from dsrs_jax.votes.record import (
 )
 from dsrs_jax.votes.recording import recording
 from dsrs_jax.votes.records import RecordFolder, looks_of
-from dsrs_jax.votes.sampler import PendingVotes, Sampler, Votes
+from dsrs_jax.votes.sampler import PendingVotes, Sampler, Votes, fresh_seed
 from dsrs_jax.votes.table import Chosen, Counted, Intervals, LookedAt, SoundDraws, State, VoteTable
 
 __all__ = [
+    "FIRST",
     "Chosen",
     "ClassVotes",
     "Counted",
+    "DependsOnOthersError",
     "Intervals",
     "Kind",
     "LookedAt",
@@ -41,6 +44,7 @@ __all__ = [
     "count_votes",
     "counted",
     "drawn",
+    "fresh_seed",
     "looks_of",
     "not_finite",
     "problem_of",

@@ -23,6 +23,7 @@ from dsrs_jax.noise import RadialLaw
 from dsrs_jax.votes.plan import Kind, SamplingPlan
 from dsrs_jax.votes.record import (
     AMBIGUOUS,
+    COMPARED,
     COUNTS,
     NOT_FINITE,
     NOTHING,
@@ -30,10 +31,11 @@ from dsrs_jax.votes.record import (
     GoesOn,
     counted,
     digest,
+    drawn,
 )
 from dsrs_jax.votes.recording import recording
 from dsrs_jax.votes.records import EARLIER, RecordFolder, looks_of
-from dsrs_jax.votes.sampler import PendingVotes, Sampler, Votes
+from dsrs_jax.votes.sampler import PendingVotes, Sampler
 from dsrs_jax.votes.table import State
 
 _BLOCKS_IN_FLIGHT = 3
@@ -46,6 +48,7 @@ def collect(
     examples: Iterable[Example],
     folder: RecordFolder,
     advance: Callable[[int], None],
+    spare: Callable[[int], None],
     goes_on: GoesOn | None = None,
     classes: int | None = None,
 ) -> None:
@@ -59,7 +62,8 @@ def collect(
         sampler: of the classifier, with the plan's cutoffs.
         examples: the images.
         folder: where the records go; what is finished is written also when the run is ended.
-        advance: called with the number of images that were finished.
+        advance: called with the number of draws that were counted.
+        spare: called with the number of draws that an image did not need, when it is finished.
         goes_on: where the plan has looks: which images are drawn further after each.
         classes: of the classifier, where the plan has draws that choose one.
     """
@@ -72,13 +76,14 @@ def collect(
             [folder.records.get(one.index) for one in block],
             goes_on,
             classes,
+            advance,
         )
         for block in _cut(examples, sampler.devices, folder.records)
     )
     with recording(folder) as add:
         for records in _interleaved(blocks, _BLOCKS_IN_FLIGHT):
             add(records)
-            advance(len(records))
+            spare(sum(plan.most_draws - drawn(plan, record) for record in records))
 
 
 def _cut(
@@ -137,9 +142,13 @@ class _Block(NamedTuple):
                 counts |= {what: list(counts[what]) for what in ("draws", "votes")}
                 record.setdefault(EARLIER, []).append(counts)
 
-    def add(self, column: int, counted: Votes, order: list[int]) -> None:
+    def add(
+        self, column: int, pending: PendingVotes, order: list[int], advance: Callable[[int], None]
+    ) -> None:
         """Adds counts, in this order of theirs, to the records' from `column` on."""
-        rows = zip(*(counts.tolist() for counts in counted), strict=True)
+        rows = zip(*(counts.tolist() for counts in pending.result(advance)), strict=True)
+        for record, compared in zip(self.records, pending.compared.tolist(), strict=True):
+            record[COMPARED] += compared
         for record, (draws, correct, *odd) in zip(self.records, rows, strict=True):
             for j, place in enumerate(order, start=column):
                 record["draws"][j] += draws[place]
@@ -157,6 +166,7 @@ def _draw(
     earlier: list[dict[str, Any] | None],
     goes_on: GoesOn | None,
     classes: int | None,
+    advance: Callable[[int], None],
 ) -> _Drawing:
     """Draws all that the plan asks for on the images of a block, after what there is of them."""
     records: list[dict[str, Any]] = []
@@ -175,6 +185,7 @@ def _draw(
                 "image": digest(example.image, example.label),
                 "draws": [0] * laws,
                 "votes": [0] * laws,
+                COMPARED: 0,
             }
         records.append(own)
     if not readable:
@@ -191,10 +202,10 @@ def _draw(
         chosen = [record[PREDICTED]["class"] for record in block.records]
         block = block._replace(labels=np.array(chosen))
     if plan.looks is None:
-        yield from _draw_at_once(plan, protocol, sampler, block)
+        yield from _draw_at_once(plan, protocol, sampler, block, advance)
     else:
         assert goes_on is not None
-        yield from _draw_in_looks(plan, sampler, block, goes_on)
+        yield from _draw_in_looks(plan, sampler, block, goes_on, advance)
     return records
 
 
@@ -223,7 +234,11 @@ def _order(plan: SamplingPlan) -> list[int]:
 
 
 def _draw_in_looks(
-    plan: SamplingPlan, sampler: Sampler, block: _Block, goes_on: GoesOn
+    plan: SamplingPlan,
+    sampler: Sampler,
+    block: _Block,
+    goes_on: GoesOn,
+    advance: Callable[[int], None],
 ) -> Generator[None, None, None]:
     """Draws look after look, of all laws together, while the rule goes on with an image."""
     schedule = plan.schedule
@@ -243,14 +258,18 @@ def _draw_in_looks(
         yield
         block.begin_look()
         for column, order, pending in waiting:
-            block.add(column, pending.result(), order)
+            block.add(column, pending, order, advance)
         number += 1
         if number < len(schedule):
             block = block.only(np.flatnonzero(goes_on(counted(block.records, number))))
 
 
 def _draw_at_once(
-    plan: SamplingPlan, protocol: Protocol, sampler: Sampler, block: _Block
+    plan: SamplingPlan,
+    protocol: Protocol,
+    sampler: Sampler,
+    block: _Block,
+    advance: Callable[[int], None],
 ) -> Generator[None, None, None]:
     """Draws all n, but of images that the interim look gives up."""
     laws = 1 + len(plan.extra)
@@ -259,18 +278,22 @@ def _draw_at_once(
             continue
         pending = block.start(sampler, plan.law, n, first)
         yield
-        block.add(0, pending.result(), _order(plan))
+        block.add(0, pending, _order(plan), advance)
         votes = np.array([record["votes"][0] for record in block.records])
         abstains = protocol.abstains_early(votes, np.full_like(votes, first + n), laws)
         for i in np.flatnonzero(abstains).tolist():
             block.records[i][State.ABSTAINED.value] = True
         block = block.only(np.flatnonzero(~abstains))
     if block.records:
-        yield from _draw_separately(plan, protocol, sampler, block)
+        yield from _draw_separately(plan, protocol, sampler, block, advance)
 
 
 def _draw_separately(
-    plan: SamplingPlan, protocol: Protocol, sampler: Sampler, block: _Block
+    plan: SamplingPlan,
+    protocol: Protocol,
+    sampler: Sampler,
+    block: _Block,
+    advance: Callable[[int], None],
 ) -> Generator[None, None, None]:
     """The laws that have draws of their own, on images whose votes under P are counted."""
     votes = np.array([record["votes"][0] for record in block.records])
@@ -294,4 +317,4 @@ def _draw_separately(
     if waiting:
         yield
     for part, column, pending in waiting:
-        part.add(column, pending.result(), [-1])
+        part.add(column, pending, [-1], advance)

@@ -17,7 +17,8 @@ from dsrs_jax.data import Example
 from dsrs_jax.models import BaseClassifier
 from dsrs_jax.noise import RadialLaw
 from dsrs_jax.system.errors import UserError
-from dsrs_jax.votes.sampler import PendingVotes, Sampler
+from dsrs_jax.votes.compared import FIRST
+from dsrs_jax.votes.sampler import PendingVotes, Sampler, fresh_seed
 from dsrs_jax.votes.table import Chosen, SoundDraws, State, VoteTable
 
 _BLOCKS_IN_FLIGHT = 3
@@ -32,7 +33,7 @@ def count_votes(
     *,
     inside: Sequence[RadialLaw] = (),
     indices: ArrayLike | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     first: int = 0,
     batch: int | None = None,
     grid: int | None = None,
@@ -45,14 +46,15 @@ def count_votes(
     draws are so is `State.NOT_FINITE`.
 
     Args:
-        classifier, seed, batch, grid: as for `Sampler`.
+        classifier, batch, grid: as for `Sampler`.
+        seed: as for `Sampler`; None: one that nobody can know beforehand (`fresh_seed`).
         images, n, indices, first: as for `Sampler.start`.
         labels: (images,) the class whose votes are counted; None: the one that has most of
             `n0` draws, none of which is counted otherwise; of equal ones the lowest.
         law: P.
         inside: P truncated, any number of times, fixed before sampling: the draws of P that fell
             inside are draws of these laws, and are counted for them too.
-        advance: called with the number of images whose votes were counted.
+        advance: called with the number of draws that were counted.
 
     Raises:
         UserError: shapes that do not fit, a number outside its domain, or a law of `inside` is
@@ -62,7 +64,11 @@ def count_votes(
         if q.cutoff is None or dataclasses.replace(q, cutoff=None, quantile=None) != law:
             raise UserError("the laws inside must be the law itself, truncated")
     cutoffs = [q.cutoff for q in inside if q.cutoff is not None]
-    sampler = Sampler(classifier, seed=seed, cutoffs=cutoffs, batch=batch, grid=grid)
+    seed = fresh_seed() if seed is None else seed
+    beginning = range(FIRST) if indices is None else np.ravel(indices)[:FIRST].tolist()
+    sampler = Sampler(
+        classifier, seed=seed, cutoffs=cutoffs, batch=batch, grid=grid, surely=beginning
+    )
     chosen = None
     if labels is None:
         classes = _classes(classifier, np.shape(images)[1:])
@@ -70,7 +76,8 @@ def count_votes(
         counted = first_votes.result().correct
         labels, unknown = np.argmax(counted, axis=1), np.full(len(counted), -1)
         chosen = Chosen(n0, counted.max(axis=1), unknown)
-    votes = sampler.start(images, labels, law, n, indices=indices, first=first).result(advance)
+    pending = sampler.start(images, labels, law, n, indices=indices, first=first)
+    votes = pending.result(advance)
     order = [len(inside), *range(len(inside))]
     names = ["p", *(f"inside_{float(q.quantile or 1.0):.4g}" for q in inside)]
     table = VoteTable.from_counts(
@@ -83,7 +90,8 @@ def count_votes(
     )
     table.state[votes.not_finite[:, -1] == n] = State.NOT_FINITE
     sound = None if grid is None else SoundDraws(grid, votes.ambiguous[:, -1])
-    return dataclasses.replace(table, sound=sound, chosen=chosen)
+    compared = int(pending.compared.sum())
+    return dataclasses.replace(table, sound=sound, chosen=chosen, seed=seed, compared=compared)
 
 
 class ClassVotes(NamedTuple):
@@ -100,7 +108,12 @@ class ClassVotes(NamedTuple):
 
 
 def count_classes(
-    sampler: Sampler, examples: Iterable[Example], law: RadialLaw, n: int, classes: int
+    sampler: Sampler,
+    examples: Iterable[Example],
+    law: RadialLaw,
+    n: int,
+    classes: int,
+    advance: Callable[[int], None] = lambda draws: None,
 ) -> Iterator[tuple[Example, ClassVotes]]:
     """Votes of every class under P, image by image, from draws that no certificate is made from.
 
@@ -112,12 +125,13 @@ def count_classes(
         law: P.
         n: draws of each image.
         classes: of the classifier.
+        advance: called with the number of draws that were counted.
     """
     waiting: deque[tuple[list[Example], PendingVotes | None]] = deque()
 
     def counted() -> Iterator[tuple[Example, ClassVotes]]:
         block, pending = waiting.popleft()
-        rows = iter(()) if pending is None else zip(*pending.result(), strict=True)
+        rows = iter(()) if pending is None else zip(*pending.result(advance), strict=True)
         for one in block:
             if one.image is None:
                 yield one, ClassVotes(np.zeros(classes, np.int64), 0, 0)

@@ -223,6 +223,14 @@ def draw_tile(
     )
 
 
+@partial(jax.jit, static_argnames=("grid", "tile"))
+def drawn(
+    one: Block, key: Key[Array, ""], number: Int32[Array, ""], *, grid: int | None, tile: int
+) -> Seen:
+    """`draw_tile`, compiled by itself."""
+    return draw_tile(one, key, number, grid, tile)
+
+
 def count_tile(
     one: Block,
     seen: Seen,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from jaxtyping import Array, Float, Int32, Key
 from numpy.typing import NDArray
 
 from dsrs_jax.models import Replica
-from dsrs_jax.votes.kernel import Block, Columns, Seen, count_tile, draw_tile, precision
+from dsrs_jax.votes.kernel import Block, Columns, Seen, count_tile, drawn, precision
 
 
 def count_outside(
@@ -73,17 +72,19 @@ class _Share:
 
     def run(self) -> Iterator[None]:
         """Counts one tile at each step; the noise of the next one is drawn meanwhile."""
-        drawn: deque[Seen] = deque()
+        waiting: deque[Seen] = deque()
         for place, tile in enumerate(self._tiles):
             # The first time two: one to be classified, one to be drawn meanwhile.
-            drawn.extend(self._draw(*one) for one in self._tiles[place + len(drawn) : place + 2])
-            seen = drawn.popleft()
+            waiting.extend(
+                self._draw(*each) for each in self._tiles[place + len(waiting) : place + 2]
+            )
+            seen = waiting.popleft()
             self._add(*tile, seen, self._replica.logits(seen.images))
             yield
 
     def _draw(self, row: int, number: int) -> Seen:
         with jax.threefry_partitionable(True), precision(self._grid):
-            return _drawn(
+            return drawn(
                 self._rows[row], self._common[0], np.int32(number), grid=self._grid, tile=self._tile
             )
 
@@ -93,13 +94,6 @@ class _Share:
             self.counts[row] = _added(
                 self.counts[row], self._rows[row], seen, np.int32(number), logits, columns, span
             )
-
-
-@partial(jax.jit, static_argnames=("grid", "tile"))
-def _drawn(
-    one: Block, key: Key[Array, ""], number: Int32[Array, ""], *, grid: int | None, tile: int
-) -> Seen:
-    return draw_tile(one, key, number, grid, tile)
 
 
 @jax.jit

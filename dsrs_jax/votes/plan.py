@@ -152,6 +152,11 @@ class SamplingPlan:
         return (self.n,) if self.looks is None else self.looks.up_to(self.times * self.n)
 
     @property
+    def most_draws(self) -> int:
+        """Of an image, of all laws that have draws of their own, up to the last look."""
+        return self.schedule[-1] * (1 + len(self.extra) - len(self.of_kind(Kind.INSIDE)))
+
+    @property
     def interim_look(self) -> int:
         """Draws of P before the interim look; 0 where looking would save little."""
         return _INTERIM_LOOK if self.n >= 2 * _INTERIM_LOOK else 0

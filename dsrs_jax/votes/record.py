@@ -5,7 +5,8 @@ A record is {"index", "label", "image", "draws", "votes"}: "image" is the digest
 "abstained": true where the image was given up; "not_finite" and "ambiguous": how many of all draws
 had logits that are not all finite, or were ambiguous (`noise.sound`), where there are any;
 "earlier": such counts at each look before the last one; "predicted": {"class", "votes"}, where
-draws of their own chose the class whose votes are counted, and how many of them it had. Of an image
+draws of their own chose the class whose votes are counted, and how many of them it had; "compared":
+of how many draws the answers were compared with those elsewhere (`compared`). Of an image
 that cannot be read it is {"index", "unreadable": why}. `problem_of` says what is no such record.
 """
 
@@ -31,7 +32,7 @@ from dsrs_jax.votes.table import Chosen, Counted, LookedAt, SoundDraws, State, V
 GoesOn = Callable[[Counted], NDArray[np.bool_]]
 RadiusOf = Callable[[Counted], NDArray[np.float64]]
 
-NOT_FINITE, AMBIGUOUS = "not_finite", "ambiguous"
+NOT_FINITE, AMBIGUOUS, COMPARED = "not_finite", "ambiguous", "compared"
 COUNTS = ("draws", "votes", NOT_FINITE, AMBIGUOUS)
 PREDICTED = "predicted"
 NOTHING = {State.UNREADABLE.value: ""}
@@ -44,12 +45,13 @@ def table_of(
     records: Sequence[Mapping[str, Any]],
     grid: int | None = None,
     radius_of: RadiusOf | None = None,
+    seed: int | None = None,
 ) -> VoteTable:
     """The records of a run as a `VoteTable`, in their order.
 
     Args:
         plan, protocol, records: of the run.
-        grid: as for `Sampler`.
+        grid, seed: as for `Sampler`.
         radius_of: what radius to expect of counts; of several looks the one with the largest gives
             its counts. Else the last one does.
     """
@@ -75,6 +77,8 @@ def table_of(
         sound=None if grid is None else SoundDraws(grid, ambiguous),
         looked=None if plan.looks is None else LookedAt(plan.looks, number),
         chosen=chosen,
+        seed=seed,
+        compared=sum(record.get(COMPARED, 0) for record in records),
     )
 
 
@@ -182,6 +186,9 @@ def problem_of(plan: SamplingPlan, record: Mapping[str, Any]) -> str | None:
         return "image is no digest"
     if not _is_choice(plan, record.get(PREDICTED)):
         return "predicted is no class that draws of this run chose"
+    compared = record.get(COMPARED, 0)
+    if type(compared) is not int or not 0 <= compared < 2**53:
+        return "compared is no count"
     if record.get(State.ABSTAINED, True) is not True:
         return "abstained is not true"
     earlier = record.get(EARLIER, [])

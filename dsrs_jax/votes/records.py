@@ -5,6 +5,7 @@ A run directory holds
     config.json                 what the votes depend on, and what an index means
     votes/FIRST-LAST-COUNT.PROCESS.jsonl    a line of JSON for each image of a block
     batch.json                  the fastest batch on each kind of device
+    refused.txt                 why its votes certify nothing, where they do not
     processes/PROCESS.json      who is at work (system/heartbeat.py)
 
 Every file appears whole under its name, so processes on many hosts may write into one directory,
@@ -36,6 +37,7 @@ VOTES_FOLDER = "votes"
 # What runs of earlier versions were, which did not say so.
 _UNSAID = {"label": "given", "share_p": 0.5}
 _BATCH_FILE = "batch.json"
+_REFUSED_FILE = "refused.txt"
 _LOCK_FILE = ".lock"
 # A record with this key is no more than the word that an image could not be read.
 _UNREADABLE = State.UNREADABLE.value
@@ -98,6 +100,7 @@ class RecordFolder:
             ) from error
         try:
             self._agree_on_settings()
+            self._agree_to_go_on()
             self.refresh()
         except BaseException:
             self._close()
@@ -194,6 +197,16 @@ class RecordFolder:
     def remember_batch(self, device: str, batch: int) -> None:
         """Keeps the batch for the next run in this directory."""
         write_whole(self.path / _BATCH_FILE, json.dumps({device: batch}) + "\n")
+
+    def refuse(self, why: str) -> None:
+        """Keeps everyone from certificates of what was drawn here."""
+        write_whole(self.path / _REFUSED_FILE, why + "\n")
+
+    def _agree_to_go_on(self) -> None:
+        file = self.path / _REFUSED_FILE
+        if file.exists():
+            why = _content(file).decode(errors="replace").strip()
+            raise UserError(f"{why} (found before; give another --out to another classifier)")
 
     def _agree_on_settings(self) -> None:
         file = self.path / CONFIG_FILE

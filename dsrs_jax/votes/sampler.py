@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from dsrs_jax.data import cells_of
 from dsrs_jax.models import BaseClassifier, Replica
 from dsrs_jax.noise import Law, RadialLaw
 from dsrs_jax.system.errors import UserError
+from dsrs_jax.votes.compared import Comparison
 from dsrs_jax.votes.kernel import (
     DRAWS,
     INDICES,
@@ -40,6 +42,10 @@ _TRIALS = 3
 _WORTHWHILE = 1.05
 _LONG_COMPILATION = 20.0  # seconds
 _SHORT_RUN = 120.0  # seconds
+# A call counts so many tiles on a device, and more as long as it takes less than these seconds: who
+# waits sees that something happens.
+_TILES_AT_FIRST, _MOST_TILES = 8, 2**16
+_SHORT_CALL, _LONG_CALL = 0.5, 2.0
 
 
 class Votes(NamedTuple):
@@ -78,6 +84,8 @@ class Sampler:
             the classifier is the one that rounds its input to them. None: float32 draws, which no
             proof covers.
         pilot: whether its draws are a pilot's, which no certificate is made from.
+        surely: dataset indices of images of which some answers are compared in any case (see
+            `votes.compared`); of all others those of a random few tiles are, but of a pilot's.
         on_smaller: called with the new batch when the devices' memory did not hold the old one.
 
     Raises:
@@ -94,6 +102,7 @@ class Sampler:
         batch: int | None = None,
         grid: int | None = None,
         pilot: bool = False,
+        surely: Iterable[int] = (),
         on_smaller: Callable[[int], None] = lambda batch: None,
     ) -> None:
         if batch is not None and batch < 1:
@@ -128,6 +137,13 @@ class Sampler:
         edges = np.asarray([*cutoffs, np.inf], dtype=self._real)
         counted = _PILOT if pilot else _SAMPLING
         keys = [jax.random.fold_in(root, number) for number in (counted, _CHOOSING)]
+        self._comparison = None
+        if not pilot:
+            self._comparison = Comparison(
+                classifier if model is None else model,
+                device=devices[0], replicas=self._replicas, seed=seed, grid=grid, surely=surely,
+            )  # fmt: skip
+        self._most_tiles = _TILES_AT_FIRST
         with precision(grid):
             self._model, edges, (key, self._choosing) = jax.device_put(
                 (model, edges, keys), everywhere
@@ -224,25 +240,30 @@ class Sampler:
         # Whole and truncated laws of the radial family share a program.
         whole = [one.as_truncated() if isinstance(one, RadialLaw) else one for one in laws]
         stacked = jax.tree.map(lambda *numbers: np.array(numbers, dtype=self._real), *whole)
-        groups = []
+        begin, end = first // tile, -(-(first + n) // tile)
+        every = Block(
+            pixels,
+            targets,
+            numbers,
+            streams,
+            np.full(len(pixels), begin, np.int32),
+            np.full(len(pixels), end, np.int32),
+            stacked,
+        )
+        compared = np.zeros(len(pixels), np.int64)
+        if self._comparison is not None:
+            compared = self._compare(every, counting[1], tile)
+        calls = []
         for start in range(0, len(pixels), self._mesh.size):
             size = min(self._mesh.size, len(pixels) - start)
-            image, begin, end = share_out(
-                size, self._mesh.size, first // tile, -(-(first + n) // tile)
-            )
-            rows = start + image
-            block = Block(
-                pixels[rows],
-                targets[rows],
-                numbers[rows],
-                streams[rows],
-                begin,
-                end,
-                jax.tree.map(lambda leaf, rows=rows: leaf[rows], stacked),
-            )
-            groups.append((image, size, block))
+            longest = self._most_tiles * self._mesh.size // size
+            for part in range(begin, end, longest):
+                share = share_out(size, self._mesh.size, part, min(part + longest, end))
+                rows = start + share[0]
+                block = jax.tree.map(lambda leaf, rows=rows: leaf[rows], every)
+                calls.append((rows, block._replace(begin=share[1], end=share[2])))
         span = np.array([first, first + n], dtype=np.int32)
-        return PendingVotes(self, groups, tile, span, counting)
+        return PendingVotes(self, calls, tile, span, counting, compared)
 
     def _of_classes(self, classes: int) -> _Counting:
         columns = np.arange(classes, dtype=np.int32)
@@ -270,6 +291,23 @@ class Sampler:
                 mesh=self._mesh,
             )
 
+    def _compare(self, every: Block, key: Array, tile: int) -> NDArray[np.int64]:
+        assert self._comparison is not None
+        while True:
+            try:
+                return self._comparison.of(every, key, tile)
+            except jax.errors.JaxRuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                self._shrink(tile, error)
+
+    def _pace(self, seconds: float) -> None:
+        """Longer calls, or shorter ones, after one that took so long."""
+        if seconds < _SHORT_CALL:
+            self._most_tiles = min(2 * self._most_tiles, _MOST_TILES)
+        elif seconds > _LONG_CALL:
+            self._most_tiles = max(self._most_tiles // 2, 1)
+
     def _shrink(self, tile: int, error: Exception) -> None:
         """Half the batch; an error where a single tile was too much."""
         if self.batch is None or self.batch < 2 * tile:
@@ -282,34 +320,40 @@ class Sampler:
 
 
 class PendingVotes:
-    """Votes that the devices are counting."""
+    """Votes that the devices are counting.
+
+    Attributes:
+        compared: (images,) of how many of each image's draws the answers were compared
+            (`votes.compared`).
+    """
 
     def __init__(
         self,
         sampler: Sampler,
-        groups: list[tuple[NDArray[np.int64], int, Block]],
+        calls: list[tuple[NDArray[np.int64], Block]],
         tile: int,
         span: np.ndarray,
         counting: _Counting,
+        compared: NDArray[np.int64],
     ) -> None:
-        self._sampler, self._groups, self._tile, self._span = sampler, groups, tile, span
-        self._counting = counting
+        self._sampler, self._calls, self._tile, self._span = sampler, calls, tile, span
+        self._counting, self.compared = counting, compared
         self._counts: list[Array | np.ndarray | None] = [
             # Outside JAX votes are counted where they are waited for.
             None if sampler._replicas else self._try(block)
-            for _, _, block in groups
+            for _, block in calls
         ]
 
-    def result(self, advance: Callable[[int], None] = lambda images: None) -> Votes:
-        """The votes; waits until they are counted, telling of how many images they are."""
-        counted = []
-        for counts, (image, size, block) in zip(self._counts, self._groups, strict=True):
+    def result(self, advance: Callable[[int], None] = lambda draws: None) -> Votes:
+        """The votes; waits until they are counted, telling of how many draws they are."""
+        total = np.zeros((len(self.compared), 4, len(self._counting[0])), dtype=np.int64)
+        for counts, (rows, block) in zip(self._counts, self._calls, strict=True):
+            clock = time.perf_counter()
             parts = self._fetch(counts, block).astype(np.int64)
-            total = np.zeros((size, *parts.shape[1:]), dtype=np.int64)
-            np.add.at(total, image, parts)
-            counted.append(total)
-            advance(size)
-        return Votes(*np.concatenate(counted).swapaxes(0, 1))
+            self._sampler._pace(time.perf_counter() - clock)
+            np.add.at(total, rows, parts)
+            advance(int(parts[:, 0, -1].sum()))
+        return Votes(*total.swapaxes(0, 1))
 
     def _try(self, block: Block) -> Array | np.ndarray | None:
         """Counts to come, or None where the devices' memory was too small already."""
@@ -331,6 +375,11 @@ class PendingVotes:
                     raise
                 self._sampler._shrink(self._tile, error)
             counts = self._try(block)
+
+
+def fresh_seed() -> int:
+    """A seed that no network can have been made for: of the system's entropy."""
+    return secrets.randbelow(SEEDS)
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -130,6 +130,9 @@ class VoteTable:
         sound: of sound draws; None where they were drawn in floating point.
         looked: None where all of alpha belongs to these counts.
         chosen: where draws chose `label`; None where it is the data set's.
+        seed: of the draws; None where nobody knows it.
+        compared: of how many draws the classifier's answers were compared with those to the draw
+            alone and among others (`votes.compared`); None where nobody did.
 
     Raises:
         UserError: shapes or dimensions that do not fit together, or a truncated P.
@@ -146,6 +149,8 @@ class VoteTable:
     sound: SoundDraws | None = None
     looked: LookedAt | None = None
     chosen: Chosen | None = None
+    seed: int | None = None
+    compared: int | None = None
 
     def __post_init__(self) -> None:
         shape = (len(self.index), len(self.names))
@@ -232,6 +237,8 @@ class VoteTable:
             sound=self.sound,
             looked=self.looked,
             chosen=self.chosen,
+            seed=self.seed,
+            compared=self.compared,
         )
 
     @classmethod

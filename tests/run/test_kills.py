@@ -15,7 +15,7 @@ from dsrs_jax.run.main import main
 EVENTS = ("open", "os.rename")
 SHAPES = [(2048, 2), (1, 1), (3, 2)]  # batch and devices: each time another
 # Looks at which images stop or, in rounds, go on; a second law that has draws of its own.
-FEATURES = ["--n", "5000", "--stop", str(IMAGES), "--draws", "sound", "--label", "predicted"]
+FEATURES = ["--n", "5000", "--stop", str(IMAGES), "--seed", "0", "--label", "predicted"]
 FEATURES += ["--q-inside", "0.5", "--q-sigma", "0.3", "--radii", "0.2", "0.4", "0.6"]
 FEATURES += ["--budget", "40000"]
 

@@ -27,7 +27,7 @@ METHODS = {"Neyman-Pearson": "radius_np", "DSRS": "radius_dsrs"}
 @pytest.fixture(scope="module")
 def run(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("page") / "digits"
-    words = ["--n", "2000", "--skip", "3", "--q-inside", "0.5", "--draws", "sound"]
+    words = ["--n", "2000", "--skip", "3", "--q-inside", "0.5", "--seed", "0"]
     assert main(["certify", "--model", model, *words, "--out", str(out)]) == 0
     assert main(["report", str(out), "--out", str(out / "results"), "--radii", "0.1", "0.25"]) == 0
     return out

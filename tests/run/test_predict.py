@@ -32,7 +32,7 @@ def test_a_data_sets_predictions_and_its_clean_accuracy(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     n, alpha = 100, 0.001
-    command = ["predict", "--model", model, "--skip", "5", "--n", str(n), "--draws", "sound"]
+    command = ["predict", "--model", model, "--skip", "5", "--n", str(n), "--seed", "0"]
     assert main([*command, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     rows = rows_of(tmp_path / "predictions.csv")
@@ -61,7 +61,7 @@ def test_a_data_sets_predictions_and_its_clean_accuracy(
     assert "32 images more; --out DIR has all of them." in printed
     # They are the draws that choose a class for `certify --label predicted`.
     command = ["certify", "--model", model, "--skip", "120", "--n", "200", "--label", "predicted"]
-    command += ["--q-inside", "0.5", "--draws", "sound", "--out", str(tmp_path / "run")]
+    command += ["--q-inside", "0.5", "--seed", "0", "--out", str(tmp_path / "run")]
     assert main(command) == 0
     records = records_of(tmp_path / "run")
     assert len(records) == 3

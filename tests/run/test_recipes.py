@@ -21,7 +21,7 @@ from dsrs_jax.run.main import main
 pytestmark = pytest.mark.others
 
 # A few draws of a few images: what a recipe says is about the model.
-SHORT = ["--n", "20", "--alpha", "0.3", "--stop", "2", "--q-inside", "0.5", "--draws", "sound",
+SHORT = ["--n", "20", "--alpha", "0.3", "--stop", "2", "--q-inside", "0.5", "--seed", "0",
          "--out", "run"]  # fmt: skip
 
 

@@ -8,7 +8,10 @@ from rich.console import Console
 
 from dsrs_jax import data, models
 from dsrs_jax.data import LazyDataset, UnreadableImage
+from dsrs_jax.noise import gaussian
 from dsrs_jax.run.remarks import look_first, tell_copies
+
+LAW = gaussian(64, 0.5)
 
 
 def test_copies_are_counted_where_pixels_and_label_are_the_same() -> None:
@@ -20,6 +23,13 @@ def test_copies_are_counted_where_pixels_and_label_are_the_same() -> None:
     written = io.StringIO()
     tell_copies(records, Console(file=written))
     assert "with the same label: 2 (first: index 12 is index 10 again)" in written.getvalue()
+
+
+def test_a_model_that_does_not_know_the_noise_is_told_before_it_is_drawn(model: str) -> None:
+    digits, written = data.load("digits"), io.StringIO()
+    classifier, console = models.load_model(model), Console(file=written, width=300)
+    look_first(classifier, gaussian(64, 20.0), data.read_ahead(digits, range(50)), console)
+    assert "under noise of sigma 20: was the model trained without it?" in written.getvalue()
 
 
 @pytest.mark.parametrize(("shift", "remarked"), [(0, False), (5, True)])
@@ -39,11 +49,11 @@ def test_the_look_reads_no_image_twice_and_gives_all_back_in_order(
     written = io.StringIO()
     indices = [*range(1, 150)]
     classifier, console = models.load_model(model), Console(file=written, width=200)
-    given = look_first(classifier, data.read_ahead(lazy, indices), console)
+    given = look_first(classifier, LAW, data.read_ahead(lazy, indices), console)
     # One of 100 cannot be read; of a good model nothing is said, nor of fewer than 10 images.
     assert ("of the first 99 images are right without noise" in written.getvalue()) == remarked
     assert [example.index for example in given] == indices
     assert sorted(reads) == indices
     few = data.read_ahead(lazy, indices[2:11])
-    assert len(list(look_first(classifier, few, Console(file=(silent := io.StringIO()))))) == 9
+    assert len(list(look_first(classifier, LAW, few, Console(file=(silent := io.StringIO()))))) == 9
     assert not silent.getvalue()

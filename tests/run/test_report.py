@@ -15,7 +15,7 @@ from dsrs_jax import Protocol, VoteTable, certify_table, generalized_gaussian
 from dsrs_jax.proof import schema
 from dsrs_jax.run.main import main
 
-SHORT = ["--n", "2000", "--skip", "12", "--draws", "sound", "--q-inside", "0.5"]
+SHORT = ["--n", "2000", "--skip", "12", "--seed", "0", "--q-inside", "0.5"]
 IMAGES = 30
 
 

@@ -55,6 +55,10 @@ def example(index: int, value: float, last: float = -99.0) -> Example:
     return Example(index, image, 1)
 
 
+def nothing(draws: int) -> None:
+    """Nobody looks on."""
+
+
 def counts(one: Example, law: RadialLaw, first: int = 0) -> np.ndarray:
     """Draws, right answers, those not finite: inside the plan's cutoff and of all, drawn alone."""
     assert one.image is not None
@@ -72,14 +76,16 @@ def test_every_record_holds_what_was_drawn_of_each_law(tmp_path: Path) -> None:
     )
     mostly, some, seldom = example(3, 0.9), example(11, 0.9, 0.9), example(8, 0.1)
     odd, damaged = example(10, 99.0, 99.0), Example(9, None, -1, "cannot be read")
-    advanced: list[int] = []
+    advanced, spared = list[int](), list[int]()
     examples = [mostly, right, seldom, damaged, odd, some]
     with RecordFolder(tmp_path, {}) as folder:
-        collect(PLAN, PROTOCOL, sampler(), examples, folder, advanced.append)
+        collect(PLAN, PROTOCOL, sampler(), examples, folder, advanced.append, spared.append)
     problem = functools.partial(problem_of, PLAN)
     with RecordFolder(tmp_path, {}, problem_of=problem, on_damaged=pytest.fail) as folder:
         records = folder.records
-    assert sum(advanced) == 6 and sorted(records) == [3, 5, 8, 9, 10, 11]
+    assert sorted(records) == [3, 5, 8, 9, 10, 11]
+    assert sum(advanced) == sum(drawn(PLAN, record) for record in records.values())
+    assert sum(advanced) + sum(spared) == 6 * PLAN.most_draws
     for one in (mostly, right, some):
         record = records[one.index]
         assert record["label"] == 1 and "abstained" not in record
@@ -129,17 +135,18 @@ def test_after_a_signal_nothing_more_is_begun_and_all_that_was_done_is_written(
             taken.append(index)
             yield example(index, 0.9)
 
-    def advance(images: int) -> None:
+    def spare(draws: int) -> None:
+        """Of a block that is finished."""
         nonlocal finished
-        assert finished < 2 * devices  # never called again after the signal
-        finished += images
-        if finished == 2 * devices:
+        assert finished < 2  # never called again after the signal
+        finished += 1
+        if finished == 2:
             os.kill(os.getpid(), number)
 
     with RecordFolder(tmp_path, {}) as folder:
         found = exit_code(
             "program",
-            lambda: collect(PLAN, PROTOCOL, sampler(), examples(), folder, advance),
+            lambda: collect(PLAN, PROTOCOL, sampler(), examples(), folder, nothing, spare),
             interrupted="go on",
         )
     assert found == code
@@ -150,10 +157,10 @@ def test_after_a_signal_nothing_more_is_begun_and_all_that_was_done_is_written(
 
 
 def test_what_was_done_is_written_where_progress_cannot_be_printed(tmp_path: Path) -> None:
-    def advance(images: int) -> None:
+    def spare(draws: int) -> None:
         raise OSError("No space left on device")
 
     with RecordFolder(tmp_path, {}) as folder, pytest.raises(OSError):
-        collect(PLAN, PROTOCOL, sampler(), [example(3, 0.9)], folder, advance)
+        collect(PLAN, PROTOCOL, sampler(), [example(3, 0.9)], folder, nothing, spare)
     with RecordFolder(tmp_path, {}) as folder:
         assert folder.records.keys() == {3}

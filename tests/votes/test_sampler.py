@@ -85,7 +85,13 @@ def test_votes_depend_on_seed_image_law_and_number_of_a_draw_alone(
     n, labels = 2100, np.array([1, 4, 2])
 
     def count(rows: list[int], n: int = n, **options: int) -> np.ndarray:
-        options = {"inside": INSIDE, "grid": grid, "indices": np.multiply(rows, 5), **options}
+        options = {
+            "inside": INSIDE,
+            "grid": grid,
+            "seed": 0,
+            "indices": np.multiply(rows, 5),
+            **options,
+        }
         table = count_votes(linear, IMAGES[rows], labels[rows], LAW, n, **options)
         assert table.index.tolist() == options["indices"].tolist()
         assert table.label.tolist() == labels[rows].tolist()
@@ -388,13 +394,13 @@ def test_a_pytorch_module_is_counted_by_the_same_draws(grid: int | None) -> None
 
 
 def test_count_votes_without_labels_counts_those_of_the_class_that_wins() -> None:
-    found = count_votes(linear, IMAGES, None, LAW, 400, grid=240, n0=50)
+    found = count_votes(linear, IMAGES, None, LAW, 400, grid=240, n0=50, seed=0)
     assert found.chosen is not None and found.chosen.draws == 50
     first = Sampler(linear, grid=240).start(IMAGES, None, LAW, 50, classes=7).result().correct
     assert found.label.tolist() == np.argmax(first, axis=1).tolist()
     assert found.chosen.votes.tolist() == first.max(axis=1).tolist()
     assert found.true_label.tolist() == [-1] * 3
-    given_ = count_votes(linear, IMAGES, found.label, LAW, 400, grid=240)
+    given_ = count_votes(linear, IMAGES, found.label, LAW, 400, grid=240, seed=0)
     np.testing.assert_array_equal(found.votes, given_.votes)
 
 

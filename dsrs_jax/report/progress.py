@@ -15,20 +15,21 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 
 class _Count(ProgressColumn):
     def __init__(self, unit: str):
-        super().__init__()
+        super().__init__(table_column=Column(no_wrap=True))
         self._unit = unit
 
     def render(self, task: Task) -> Text:
-        done = f"{task.completed:,.0f} of {task.total or 0:,.0f} {self._unit}"
+        done = f"{task.completed:,.0f}/{task.total or 0:,.0f} {self._unit}"
         if task.speed is None:
             return Text(done)
         speed = f"{task.speed:,.0f}" if task.speed >= 10.0 else f"{task.speed:.1f}"
-        return Text(f"{done}, {speed} a second, left")
+        return Text(f"{done}, {speed}/s, left")
 
 
 class Bar:
@@ -51,7 +52,7 @@ def progress(console: Console, what: str, total: int, unit: str) -> Iterator[Bar
     """A progress bar with the rate and the time left."""
     columns = (
         TextColumn(what),
-        BarColumn(),
+        BarColumn(bar_width=20),
         _Count(unit),
         TimeRemainingColumn(compact=True),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -42,9 +43,10 @@ _TRIALS = 3
 _WORTHWHILE = 1.05
 _LONG_COMPILATION = 20.0  # seconds
 _SHORT_RUN = 120.0  # seconds
-# A call counts so many tiles on a device, and more as long as it takes less than these seconds: who
-# waits sees that something happens.
-_TILES_AT_FIRST, _MOST_TILES = 8, 2**16
+# A call counts one step of tiles on a device, and more of them as long as it takes less than these
+# seconds: who waits sees that something happens.
+_MOST_STEPS = 2**16
+_CALLS_AHEAD = 4
 _SHORT_CALL, _LONG_CALL = 0.5, 2.0
 
 
@@ -143,7 +145,7 @@ class Sampler:
                 classifier if model is None else model,
                 device=devices[0], replicas=self._replicas, seed=seed, grid=grid, surely=surely,
             )  # fmt: skip
-        self._most_tiles = _TILES_AT_FIRST
+        self._steps = 1
         with precision(grid):
             self._model, edges, (key, self._choosing) = jax.device_put(
                 (model, edges, keys), everywhere
@@ -256,7 +258,7 @@ class Sampler:
         calls = []
         for start in range(0, len(pixels), self._mesh.size):
             size = min(self._mesh.size, len(pixels) - start)
-            longest = self._most_tiles * self._mesh.size // size
+            longest = self._steps * self._in_flight(tile) * self._mesh.size // size
             for part in range(begin, end, longest):
                 share = share_out(size, self._mesh.size, part, min(part + longest, end))
                 rows = start + share[0]
@@ -264,6 +266,10 @@ class Sampler:
                 calls.append((rows, block._replace(begin=share[1], end=share[2])))
         span = np.array([first, first + n], dtype=np.int32)
         return PendingVotes(self, calls, tile, span, counting, compared)
+
+    def _in_flight(self, tile: int) -> int:
+        """Tiles that a device has at the same time."""
+        return 1 if self.batch is None else max(1, self.batch // tile)
 
     def _of_classes(self, classes: int) -> _Counting:
         columns = np.arange(classes, dtype=np.int32)
@@ -287,7 +293,7 @@ class Sampler:
                 span,
                 grid=self.grid,
                 tile=tile,
-                tiles=1 if self.batch is None else max(1, self.batch // tile),
+                tiles=self._in_flight(tile),
                 mesh=self._mesh,
             )
 
@@ -304,9 +310,9 @@ class Sampler:
     def _pace(self, seconds: float) -> None:
         """Longer calls, or shorter ones, after one that took so long."""
         if seconds < _SHORT_CALL:
-            self._most_tiles = min(2 * self._most_tiles, _MOST_TILES)
+            self._steps = min(2 * self._steps, _MOST_STEPS)
         elif seconds > _LONG_CALL:
-            self._most_tiles = max(self._most_tiles // 2, 1)
+            self._steps = max(self._steps // 2, 1)
 
     def _shrink(self, tile: int, error: Exception) -> None:
         """Half the batch; an error where a single tile was too much."""
@@ -338,22 +344,27 @@ class PendingVotes:
     ) -> None:
         self._sampler, self._calls, self._tile, self._span = sampler, calls, tile, span
         self._counting, self.compared = counting, compared
-        self._counts: list[Array | np.ndarray | None] = [
-            # Outside JAX votes are counted where they are waited for.
-            None if sampler._replicas else self._try(block)
-            for _, block in calls
-        ]
+        self._begun, self._waiting = 0, deque[Array | np.ndarray | None]()
+        self._begin(_CALLS_AHEAD)
 
     def result(self, advance: Callable[[int], None] = lambda draws: None) -> Votes:
         """The votes; waits until they are counted, telling of how many draws they are."""
         total = np.zeros((len(self.compared), 4, len(self._counting[0])), dtype=np.int64)
-        for counts, (rows, block) in zip(self._counts, self._calls, strict=True):
+        for number, (rows, block) in enumerate(self._calls):
             clock = time.perf_counter()
-            parts = self._fetch(counts, block).astype(np.int64)
+            parts = self._fetch(self._waiting.popleft(), block).astype(np.int64)
+            self._begin(number + 1 + _CALLS_AHEAD)
             self._sampler._pace(time.perf_counter() - clock)
             np.add.at(total, rows, parts)
             advance(int(parts[:, 0, -1].sum()))
         return Votes(*total.swapaxes(0, 1))
+
+    def _begin(self, end: int) -> None:
+        """Gives the devices the calls before `end`: JAX lets no more than some wait."""
+        for _, block in self._calls[self._begun : end]:
+            # Outside JAX votes are counted where they are waited for.
+            self._waiting.append(None if self._sampler._replicas else self._try(block))
+        self._begun = max(self._begun, min(end, len(self._calls)))
 
     def _try(self, block: Block) -> Array | np.ndarray | None:
         """Counts to come, or None where the devices' memory was too small already."""

@@ -103,6 +103,12 @@ def test_pixels_have_one_meaning_whatever_their_type_and_layout() -> None:
         certify_images(USER["linear"], off, LABELS, **SHORT)
 
 
+def test_without_second_laws_there_is_neyman_pearson_alone() -> None:
+    found = certify_images(USER["linear"], IMAGES, LABELS, **{**SHORT, "inside": None})
+    assert found.votes.names == ("p",)
+    np.testing.assert_array_equal(found.radius, found.neyman_pearson.radius)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from dsrs_jax.attack.balls import distance, exactly_within
+from dsrs_jax.attack.outcome import Outcome, Target, Try, Votes, is_right, p_value
 from dsrs_jax.attack.program import (
     CLEAN,
     RECHECK,
@@ -24,81 +25,17 @@ from dsrs_jax.attack.program import (
     budget_of,
     count_classes,
 )
+from dsrs_jax.data import cells_of
 from dsrs_jax.models import BaseClassifier
-from dsrs_jax.noise import Law
+from dsrs_jax.noise import Law, RadialLaw
 from dsrs_jax.system.errors import UserError, first_line
-from dsrs_jax.votes import tile_size
+from dsrs_jax.votes import can_be_sound, tile_size
+from dsrs_jax.votes.kernel import precision
 
 _ATTACK = 0x4154_544B  # beyond the number of any key that is split off a seed
 # Steps of one compiled call: then images that are done make room for others. On a CPU a loop costs
 # more than it saves (`gradient.ascent`).
 _LONGEST, _LONGEST_ON_A_CPU = 10, 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """An image to attack: its place in the data set, its label, and radii of balls, increasing."""
-
-    index: int
-    image: np.ndarray
-    label: int
-    radii: Sequence[float]
-
-
-class Votes(NamedTuple):
-    """Of the label, and of the class that has most of the others."""
-
-    label: int
-    other: int
-
-
-def _right(votes: Votes) -> bool:
-    return votes.label > 0 and votes.label >= votes.other
-
-
-@dataclasses.dataclass
-class Try:
-    """What became of an image in one ball.
-
-    Attributes:
-        radius: of the ball.
-        voted: whether the check after a step gave another class more votes than the label.
-        broken: whether fresh draws confirmed it; without any, the same.
-        start: the last start, from 0.
-        steps, idle: taken in all, and how many of them found no gradient.
-        perturbation: norm of what broke it, computed in float64; None where nothing did.
-        recheck: the last fresh draws' votes; None where there were none.
-        image: the attacked image that was broken.
-    """
-
-    radius: float
-    voted: bool = False
-    broken: bool = False
-    start: int = 0
-    steps: int = 0
-    idle: int = 0
-    perturbation: float | None = None
-    recheck: Votes | None = None
-    image: np.ndarray | None = None
-
-
-@dataclasses.dataclass
-class Outcome:
-    """What became of an image: its votes without a perturbation, and a try for each ball.
-
-    A ball is not tried after one that broke the image, which lies inside it; nor is any where the
-    image is wrong without a perturbation.
-    """
-
-    index: int
-    label: int
-    clean: Votes
-    tries: list[Try]
-
-    @property
-    def right(self) -> bool:
-        """Whether the smoothed classifier's answer is the label, unperturbed."""
-        return _right(self.clean)
 
 
 @dataclasses.dataclass
@@ -108,6 +45,7 @@ class _Running:
     target: Target
     outcome: Outcome
     offset: np.ndarray
+    looks: int  # of fresh draws, at the image itself too
     start: int = 0
     steps: int = 0  # from this start
     lost: bool = False
@@ -121,10 +59,14 @@ class Attacker:
     """Attacks images of one classifier under one law, on all local devices.
 
     Args:
-        classifier: from float32 images (N, H, W, C) in [0, 1] plus noise to logits (N, classes);
-            a `BaseClassifier`, or any function that JAX can trace and differentiate.
+        classifier: from float32 images (N, H, W, C) in [0, 1] plus noise to logits (N, classes),
+            two classes at least; a `BaseClassifier`, or any function that JAX can trace and
+            differentiate.
         law: the noise.
         attack: how.
+        grid: as for `votes.Sampler`: votes are those of the classifier that rounds its input, by
+            sound draws, and the images are multiples of 1/grid, which attacked ones need not be.
+            None: float32 draws, as certificates without a proof have them.
         seed: of all draws, in [0, 2^32).
         batch: images at once, over all devices; a group for each unless given. Results do not
             depend on it.
@@ -132,7 +74,8 @@ class Attacker:
             not hold more.
 
     Raises:
-        UserError: JAX has no gradients of the classifier, or a number is outside its domain.
+        UserError: JAX has no gradients of the classifier, a number is outside its domain, or
+            there are no sound draws of this law on these devices.
     """
 
     def __init__(
@@ -141,6 +84,7 @@ class Attacker:
         law: Law,
         attack: Attack,
         *,
+        grid: int | None = None,
         seed: int = 0,
         batch: int | None = None,
         on_smaller: Callable[[int], None] = lambda draws: None,
@@ -154,20 +98,29 @@ class Attacker:
                 f"{classifier.metadata.arch} runs outside JAX, which has no gradients of it; "
                 "use --backend jax"
             )
+        if grid is not None and not (can_be_sound() and isinstance(law, RadialLaw)):
+            raise UserError(
+                "no sound draws: they are of the radial family, on devices with IEEE's float64; "
+                "use --draws float32"
+            )
         model: Any = classifier
         if not isinstance(classifier, BaseClassifier):
             model = jax.tree_util.Partial(classifier)
-        self.attack, self._batch, self._on_smaller = attack, batch, on_smaller
-        self._program = dataclasses.replace(attack, recheck=0)  # which the loop knows nothing of
+        self.attack, self.grid, self._batch, self._on_smaller = attack, grid, batch, on_smaller
+        self._program = dataclasses.replace(attack, recheck=0, alpha=0.5)  # not the loop's concern
+        self._classes = 0  # until the first image was seen
         devices = np.array(jax.local_devices())
         self._mesh = Mesh(devices, ("devices",), axis_types=(AxisType.Auto,))
         self._most = tile_size(law.dimension, devices[0].platform)
         self._longest = _LONGEST_ON_A_CPU if devices[0].platform == "cpu" else _LONGEST
         # By name, and apart from other streams of the seed: votes/sampler.py says why.
         key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _ATTACK)
-        numbers = jax.tree.map(lambda leaf: np.array(leaf, np.float32), law)
+        real = np.float32 if grid is None else np.float64
+        numbers = jax.tree.map(lambda leaf: np.array(leaf, real), law)
         everywhere = NamedSharding(self._mesh, PartitionSpec())
-        self._constants = jax.device_put((model, numbers, key), everywhere)
+        model, key = jax.device_put((model, key), everywhere)
+        with precision(grid):
+            self._constants = model, jax.device_put(numbers, everywhere), key
 
     @property
     def images_at_once(self) -> int:
@@ -179,21 +132,21 @@ class Attacker:
         """The outcomes, each as soon as it is there.
 
         Raises:
-            UserError: JAX cannot differentiate the classifier, or the devices' memory does not
-                hold one draw.
+            UserError: JAX cannot differentiate the classifier, it does not return the logits of
+                two classes at least, a label is none of them, an image does not lie on the grid, or
+                the devices' memory does not hold one draw.
         """
         waiting, running = iter(targets), list[_Running]()
-        differentiable = False
         while True:
             fresh = list(itertools.islice(waiting, self.images_at_once - len(running)))
-            if fresh and not differentiable:
-                _check_gradients(self._constants[0], fresh[0].image)
-                differentiable = True
-            for target, clean in zip(fresh, self._clean(fresh), strict=True):
-                outcome = Outcome(target.index, target.label, clean, [])
+            if fresh and not self._classes:
+                self._classes = _differentiable_classes(self._constants[0], fresh[0].image)
+            for target in fresh:
+                self._check(target)
+            for target, (outcome, looks) in zip(fresh, self._clean(fresh), strict=True):
                 if outcome.right and target.radii:
                     outcome.tries.append(Try(target.radii[0]))
-                    running.append(_Running(target, outcome, np.zeros_like(target.image)))
+                    running.append(_Running(target, outcome, np.zeros_like(target.image), looks))
                 else:
                     yield outcome
             if not running:
@@ -209,6 +162,15 @@ class Attacker:
                 else:
                     yield one.outcome
             running = still
+
+    def _check(self, target: Target) -> None:
+        if not 0 <= target.label < self._classes:
+            raise UserError(
+                f"index {target.index} has label {target.label}; the classifier's {self._classes} "
+                "classes are numbered from 0"
+            )
+        if self.grid is not None:
+            cells_of(target.image, self.grid)
 
     def _goes_on(self, one: _Running) -> bool:
         """Whether the image has anything before it; sets it to its next start, or its next ball."""
@@ -268,17 +230,22 @@ class Attacker:
         votes: list[Votes | None] = [None] * len(lost)
         if self.attack.recheck and lost:
             rows, _ = _placed(lost, self.attack.norm, np.arange(len(lost)), len(lost))
-            rows = rows._replace(images=np.stack(images))
             steps = np.array([one.steps for one in lost], np.int32)
-            votes = list(self._count(RECHECK, rows, steps, self.attack.recheck))
+            votes = list(self._count(RECHECK, rows, np.stack(images), steps, self.attack.recheck))
         for one, image, found in zip(lost, images, votes, strict=True):
-            one.now.recheck = found
             one.lost = False
-            if found is None or found.other > found.label:
-                one.now.broken, one.now.image = True, image
-                one.now.perturbation = distance(self.attack.norm, image, one.target.image)
+            one.now.recheck = found
+            if found is not None:
+                one.looks += 1
+                chance = p_value(found, self._classes, one.looks)
+                if not chance <= self.attack.alpha:
+                    continue
+                one.now.p_value = chance
+            one.now.broken, one.now.image = True, image
+            one.now.perturbation = distance(self.attack.norm, image, one.target.image)
 
-    def _clean(self, targets: list[Target]) -> list[Votes]:
+    def _clean(self, targets: list[Target]) -> list[tuple[Outcome, int]]:
+        """What they are without a perturbation, and how often fresh draws looked at each."""
         if not targets:
             return []
         nothing = np.zeros(len(targets), np.uint32)
@@ -289,18 +256,29 @@ class Attacker:
             nothing, nothing, nothing.astype(np.float32),
         )  # fmt: skip
         steps = nothing.astype(np.int32)
-        found = self._count(CLEAN, rows, steps, self.attack.votes)
+        votes = self._count(CLEAN, rows, rows.images, steps, self.attack.votes)
+        outcomes = [
+            Outcome(one.index, one.label, found, is_right(found))
+            for one, found in zip(targets, votes, strict=True)
+        ]
         # As few draws may call an image wrong that is right, and so would the whole attack.
-        wrong = [i for i, votes in enumerate(found) if not _right(votes)]
-        if wrong and self.attack.recheck:
-            own = jax.tree.map(lambda leaf: leaf[np.array(wrong)], rows)
-            again = self._count(CLEAN, own, steps[wrong] + 1, self.attack.recheck)
-            for i, votes in zip(wrong, again, strict=True):
-                found[i] = votes
-        return found
+        wrong = [i for i, outcome in enumerate(outcomes) if not outcome.right]
+        looked = wrong if self.attack.recheck else []
+        if looked:
+            own = jax.tree.map(lambda leaf: leaf[np.array(looked)], rows)
+            again = self._count(CLEAN, own, own.images, steps[looked] + 1, self.attack.recheck)
+            for i, found in zip(looked, again, strict=True):
+                chance = p_value(found, self._classes, 1)
+                confirmed = chance <= self.attack.alpha
+                outcomes[i].clean = found
+                outcomes[i].right = not confirmed
+                outcomes[i].p_value = chance if confirmed else None
+        return [(outcome, int(i in looked)) for i, outcome in enumerate(outcomes)]
 
-    def _count(self, purpose: int, rows: Rows, steps: np.ndarray, draws: int) -> list[Votes]:
-        """Votes of some images, one a device at a time."""
+    def _count(
+        self, purpose: int, rows: Rows, attacked: np.ndarray, steps: np.ndarray, draws: int
+    ) -> list[Votes]:
+        """Votes at some attacked images, one a device at a time."""
         found: list[Votes] = []
         size = self._mesh.size
         for first in range(0, len(steps), size):
@@ -310,8 +288,8 @@ class Attacker:
 
             def call(own: Rows = own, places: np.ndarray = places) -> np.ndarray:
                 counts = self._on_devices(
-                    count_classes, own, steps[places], np.uint32(purpose), np.int32(draws),
-                    tile=self._most,
+                    count_classes, own, (attacked[places], steps[places]),
+                    np.uint32(purpose), np.int32(draws), tile=self._most,
                 )  # fmt: skip
                 return np.asarray(counts)
 
@@ -324,9 +302,9 @@ class Attacker:
         """Calls a compiled program, its rows split over the devices."""
         split = NamedSharding(self._mesh, PartitionSpec("devices"))
         # Like the key's generator: a draw must not depend on what the process has set.
-        with jax.threefry_partitionable(True):
+        with jax.threefry_partitionable(True), precision(self.grid):
             rows = jax.device_put(rows, split)
-            return program(*self._constants, rows, *more, **static, mesh=self._mesh)
+            return program(*self._constants, rows, *more, **static, grid=self.grid, mesh=self._mesh)
 
     def _in_memory(self, call: Callable[[], Any]) -> Any:
         """What a call returns, if need be with smaller forward passes."""
@@ -346,16 +324,32 @@ class Attacker:
                 self._on_smaller(self._most)
 
 
-def _check_gradients(model: Callable[[Array], Array], image: np.ndarray) -> None:
-    """UserError where JAX cannot differentiate the model; nothing is computed."""
+def _differentiable_classes(model: Callable[[Array], Array], image: np.ndarray) -> int:
+    """How many classes the model has; nothing is computed.
+
+    Raises:
+        UserError: they are fewer than two, or JAX cannot differentiate the model.
+    """
+    images = jax.ShapeDtypeStruct((2, *image.shape), jnp.float32)
 
     def total(images: Array) -> Array:
         return jnp.sum(model(images))
 
     try:
-        jax.eval_shape(jax.grad(total), jax.ShapeDtypeStruct((2, *image.shape), jnp.float32))
+        logits = jax.eval_shape(model, images)
+        jax.eval_shape(jax.grad(total), images)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UserError(f"JAX cannot differentiate the model: {first_line(error)}") from error
+    if len(logits.shape) != 2 or logits.shape[0] != 2:
+        raise UserError(
+            f"the classifier returns shape {logits.shape} for 2 images, and not logits (2, classes)"
+        )
+    if logits.shape[1] < 2:
+        raise UserError(
+            f"the classifier has {logits.shape[1]} class, of which every image is; of the logit z "
+            "of a sigmoid make two: jnp.concatenate([-z, z], axis=1)"
+        )
+    return int(logits.shape[1])
 
 
 def _placed(

@@ -3,8 +3,12 @@
 A draw is a function of (seed, what it is for, dataset index, budget, start, step, draw number)
 alone, and noise and forward passes run on tiles of one shape (votes/kernel.py says why): what
 becomes of an image depends neither on the images beside it nor on the number of devices, and an
-attack that was interrupted ends as one that was not. Draws are float32, image plus noise both
-rounded: an attack finds a perturbation, it proves nothing.
+attack that was interrupted ends as one that was not.
+
+Gradients are taken under float32 draws, image plus noise both rounded: they only search. What is
+counted, by checks and fresh draws, is counted of the classifier that certificates speak of: with a
+grid the draws are sound ones (`attack.cells`), and everything but them is traced in JAX's 32-bit
+mode.
 """
 
 from __future__ import annotations
@@ -24,8 +28,9 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float32, Int32, Key, UInt32
 
 from dsrs_jax.attack import balls
+from dsrs_jax.attack.cells import seen_cells
 from dsrs_jax.attack.gradient import LOSSES, MEAN_SOFTMAX, Tile, ascent
-from dsrs_jax.noise import Law
+from dsrs_jax.noise import Law, RadialLaw
 from dsrs_jax.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,6 +57,8 @@ class Attack:
         fixed_draws: whether all steps of an image have the gradient's draws in common.
         clip: whether attacked images stay in [0, 1].
         recheck: fresh draws that must confirm what a check found; 0: it stands as it is.
+        alpha: probability, at most, that an image is called broken, or wrong without a
+            perturbation, by fresh draws and is not; over all checks that they look into.
 
     Raises:
         UserError: a value outside its domain.
@@ -67,6 +74,7 @@ class Attack:
     fixed_draws: bool = False
     clip: bool = False
     recheck: int = 10_000
+    alpha: float = 0.001
 
     def __post_init__(self) -> None:
         for value, known in ((self.norm, balls.NORMS), (self.loss, LOSSES)):
@@ -78,6 +86,8 @@ class Attack:
                 raise UserError(f"{name} must be a whole number of at least {least}, got {value}")
         if not (self.step_size > 0.0 and math.isfinite(self.step_size)):
             raise UserError(f"step_size must be positive and finite, got {self.step_size:g}")
+        if not 0.0 < self.alpha < 1.0:
+            raise UserError(f"alpha must lie in (0, 1), got {self.alpha:g}")
 
     def tiling(self, most: int) -> tuple[int, int, int]:
         """(images in a group, draws in a tile of the gradient's, and of the check's).
@@ -106,7 +116,7 @@ class Course(NamedTuple):
         offsets: what is added to the images.
         steps: taken from this start.
         idle: how many of them found no gradient.
-        lost: whether the last check gave another class more votes than the label.
+        lost: whether the last check gave another answer more votes than the label.
         active: whether it goes on.
     """
 
@@ -122,7 +132,7 @@ def budget_of(norm: str, radius: float) -> int:
     return int.from_bytes(hashlib.sha256(f"{norm} {radius!r}".encode()).digest()[:4], "little")
 
 
-@partial(jax.jit, static_argnames=("attack", "most", "longest", "mesh"))
+@partial(jax.jit, static_argnames=("attack", "grid", "most", "longest", "mesh"))
 def advance(
     model: Callable[[Array], Array],
     law: Law,
@@ -131,6 +141,7 @@ def advance(
     course: Course,
     *,
     attack: Attack,
+    grid: int | None,
     most: int,
     longest: int,
     mesh: Mesh,
@@ -139,43 +150,51 @@ def advance(
 
     A single step is compiled without a loop (`gradient.ascent` says why).
     """
-    one_device = partial(_advance_group, attack=attack, most=most, longest=longest)
+    one_device = partial(_advance_group, attack=attack, grid=grid, most=most, longest=longest)
     return _on_each_device(one_device, mesh)(model, law, key, rows, course)
 
 
-@partial(jax.jit, static_argnames=("tile", "mesh"))
+@partial(jax.jit, static_argnames=("grid", "tile", "mesh"))
 def count_classes(
     model: Callable[[Array], Array],
     law: Law,
     key: Key[Array, ""],
     rows: Rows,
-    steps: Int32[Array, " rows"],
+    looked_at: tuple[Float32[Array, "rows height width channels"], Int32[Array, " rows"]],
     purpose: UInt32[Array, ""],
     draws: Int32[Array, ""],
     *,
+    grid: int | None,
     tile: int,
     mesh: Mesh,
-) -> Int32[Array, "rows classes"]:
-    """Votes for each class among `draws` draws of each row, one row after the other on a device."""
+) -> Int32[Array, "rows answers"]:
+    """Votes for each answer (`_votes`) in draws of each row, one row after the other on a device.
 
-    def one_device(model: Any, law: Law, key: Array, rows: Rows, steps: Array) -> Array:
-        def count(one: tuple[Rows, Array]) -> Array:
+    They are votes at the attacked images `looked_at[0]`, found in the steps `looked_at[1]`.
+    """
+
+    def one_device(model: Any, law: Law, key: Array, rows: Rows, looked_at: Any) -> Array:
+        def count(one: tuple[Rows, tuple[Array, Array]]) -> Array:
             # A group of one image.
-            row, step = jax.tree.map(lambda leaf: leaf[None], one)
+            row, (attacked, step) = jax.tree.map(lambda leaf: leaf[None], one)
             keys = _keys(key, purpose, row, step)
-            counts = _votes(model, law, row.images, keys, tile, draws)
-            return counts[0]
+            return _votes(model, law, row, attacked, keys, grid, tile, draws)[0]
 
-        return lax.map(count, (rows, steps))
+        return lax.map(count, (rows, looked_at))
 
-    return _on_each_device(one_device, mesh)(model, law, key, rows, steps)
+    return _on_each_device(one_device, mesh)(model, law, key, rows, looked_at)
 
 
 def _on_each_device(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """A function of (model, law, key, rows, more of each row), each device with its own rows."""
+
+    def in_32_bits(*arguments: Any) -> Any:
+        with jax.enable_x64(False):
+            return function(*arguments)
+
     everywhere, split = PartitionSpec(), PartitionSpec("devices")
     return jax.shard_map(
-        function,
+        in_32_bits,
         mesh=mesh,
         in_specs=(everywhere, everywhere, everywhere, split, split),
         out_specs=split,
@@ -191,6 +210,7 @@ def _advance_group(
     course: Course,
     *,
     attack: Attack,
+    grid: int | None,
     most: int,
     longest: int,
 ) -> Course:
@@ -227,8 +247,8 @@ def _advance_group(
         direction, there = balls.steepest(attack.norm, found.direction)
         moved = placed(now.offsets + lengths[:, None, None, None] * direction)
         votes = _votes(
-            model, law, rows.images + moved, _keys(key, np.uint32(CHECK), rows, now.steps),
-            check_tile, np.int32(attack.votes),
+            model, law, rows, rows.images + moved, _keys(key, np.uint32(CHECK), rows, now.steps),
+            grid, check_tile, np.int32(attack.votes),
         )  # fmt: skip
         own = jnp.take_along_axis(votes, rows.labels[:, None], axis=1)[:, 0]
         lost = jnp.max(votes, axis=1) > own  # an even vote leaves the label where it is
@@ -261,6 +281,14 @@ def _keys(
     return jax.vmap(fold)(rows.indices, rows.budgets, rows.starts, steps)
 
 
+def _keys_of_tile(
+    keys: Key[Array, " images"], number: Int32[Array, ""], tile: int
+) -> tuple[Int32[Array, " tile"], Key[Array, "images tile"]]:
+    """The numbers of a tile's draws, and the key of each one of each image."""
+    numbers = number * tile + jnp.arange(tile, dtype=jnp.int32)
+    return numbers, jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(keys, numbers)
+
+
 def _noise(
     law: Law,
     keys: Key[Array, " images"],
@@ -270,8 +298,8 @@ def _noise(
     draws: Int32[_Leaf, ""] | np.int32,
 ) -> Tile:
     """The tile with this number of each image's draws, and which of them are among the draws."""
-    numbers = number * tile + jnp.arange(tile, dtype=jnp.int32)
-    own = jax.vmap(lambda key: jax.vmap(lambda one: jax.random.fold_in(key, one))(numbers))(keys)
+    numbers, own = _keys_of_tile(keys, number, tile)
+    law = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), law)
     noise = jax.vmap(jax.vmap(lambda key: law.draw(key)[1]))(own)
     return noise.reshape(shape[0], tile, *shape[1:]), numbers < draws
 
@@ -279,23 +307,62 @@ def _noise(
 def _votes(
     model: Callable[[Array], Array],
     law: Law,
-    images: Float32[Array, "images height width channels"],
+    rows: Rows,
+    attacked: Float32[Array, "images height width channels"],
     keys: Key[Array, " images"],
+    grid: int | None,
     tile: int,
     draws: Int32[_Leaf, ""] | np.int32,
-) -> Int32[Array, "images classes"]:
-    """Votes for each class; a draw whose logits are not all finite votes for none."""
-    seen = jax.ShapeDtypeStruct((len(images) * tile, *images.shape[1:]), images.dtype)
+) -> Int32[Array, "images answers"]:
+    """Votes for each class and, last, for none: of draws whose logits are not all finite.
+
+    An ambiguous draw, which may be another, votes for the label: nothing is broken by it.
+    """
+    seen = jax.ShapeDtypeStruct((len(attacked) * tile, *attacked.shape[1:]), attacked.dtype)
     classes = jax.eval_shape(model, seen).shape[-1]
 
     def count(number: Int32[Array, ""], counts: Array) -> Array:
-        noise, counted = _noise(law, keys, images.shape, number, tile, draws)
-        noisy = images[:, None] + noise
+        if grid is None:
+            noise, counted = _noise(law, keys, attacked.shape, number, tile, draws)
+            noisy, ambiguous = attacked[:, None] + noise, jnp.zeros(noise.shape[:2], bool)
+        else:
+            noisy, ambiguous, counted = _cells(
+                law, rows.images, attacked, keys, grid, number, tile, draws
+            )
         logits = model(noisy.reshape(-1, *noisy.shape[2:])).reshape(*noisy.shape[:2], -1)
-        votes = jnp.all(jnp.isfinite(logits), axis=-1) & counted[None, :]
-        answers = jnp.argmax(logits, axis=-1, keepdims=True).astype(jnp.int32)
-        each = answers == jnp.arange(classes, dtype=jnp.int32)[None, None]
-        return counts + jnp.sum(each & votes[..., None], axis=1, dtype=jnp.int32)
+        finite = jnp.all(jnp.isfinite(logits), axis=-1)
+        answers = jnp.where(finite, jnp.argmax(logits, axis=-1).astype(jnp.int32), classes)
+        answers = jnp.where(ambiguous, rows.labels[:, None], answers)[..., None]
+        each = answers == jnp.arange(classes + 1, dtype=jnp.int32)[None, None]
+        return counts + jnp.sum(each & counted[None, :, None], axis=1, dtype=jnp.int32)
 
-    none = jnp.zeros((len(images), classes), jnp.int32)
+    none = jnp.zeros((len(attacked), classes + 1), jnp.int32)
     return lax.fori_loop(0, (draws + tile - 1) // tile, count, none)
+
+
+def _cells(
+    law: Law,
+    images: Float32[Array, "images height width channels"],
+    attacked: Float32[Array, "images height width channels"],
+    keys: Key[Array, " images"],
+    grid: int,
+    number: Int32[Array, ""],
+    tile: int,
+    draws: Int32[_Leaf, ""] | np.int32,
+) -> tuple[
+    Float32[Array, "images tile height width channels"], Bool[Array, "images tile"],
+    Bool[Array, " tile"],
+]:  # fmt: skip
+    """As `_noise`, what is seen of sound draws: images of cells, and which are ambiguous."""
+    assert isinstance(law, RadialLaw)
+    numbers, own = _keys_of_tile(keys, number, tile)
+    with jax.enable_x64(True):
+        flat = (len(images), law.dimension)
+        wide = images.astype(jnp.float64)
+        shifts = (attacked.astype(jnp.float64) - wide) * grid
+        wholes = jnp.rint(wide * grid)
+        of_image = jax.vmap(partial(seen_cells, law), in_axes=(0, None, None, None))
+        seen, ambiguous = jax.vmap(of_image, in_axes=(0, None, 0, 0))(
+            own, grid, wholes.reshape(flat), shifts.reshape(flat)
+        )
+    return seen.reshape(len(images), tile, *images.shape[1:]), ambiguous, numbers < draws

@@ -1,9 +1,10 @@
 """What is recorded of an image under attack, and the table that records make.
 
-A record is {"index", "label", "clean", "tries"}: "clean" are the votes without a perturbation, of
-the label and of the class next to it; "tries" has an object for each ball that was tried, smallest
-first (`Try`). Whoever writes it adds what else an image is known by. Of an image that cannot be
-read it is {"index", "unreadable": why}.
+A record is {"index", "label", "clean", "right", "tries"}: "clean" are the votes without a
+perturbation, of the label and of the class next to it; "tries" has an object for each ball that was
+tried, smallest first (`Try`). A "p_value" stands where fresh draws confirmed what a check found, in
+a try, or in the record of an image that is wrong. Whoever writes it adds what else an image is
+known by. Of an image that cannot be read it is {"index", "unreadable": why}.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dsrs_jax.attack.attacker import Outcome
+from dsrs_jax.attack.outcome import Outcome
+from dsrs_jax.attack.program import Attack
 
 UNREADABLE = "unreadable"
 COLUMNS = (
     "index", "label", "clean", "radius", "voted", "broken", "broken_within", "perturbation",
-    "start", "steps", "idle_steps", "label_votes", "other_votes",
+    "start", "steps", "idle_steps", "label_votes", "other_votes", "p_value",
 )  # fmt: skip
 
 
@@ -37,17 +39,21 @@ def as_record(outcome: Outcome) -> dict[str, Any]:
             made["perturbation"] = one.perturbation
         if one.recheck is not None:
             made["recheck"] = list(one.recheck)
+        if one.p_value is not None:
+            made["p_value"] = one.p_value
         tries.append(made)
-    return {
+    made = {
         "index": outcome.index,
         "label": outcome.label,
         "clean": list(outcome.clean),
+        "right": outcome.right,
         "tries": tries,
     }
+    return made if outcome.p_value is None else made | {"p_value": outcome.p_value}
 
 
-def problem_of(radii: Sequence[float], record: Mapping[str, Any]) -> str | None:
-    """Why a record, read from a file, is none of an attack with these balls; None if it is one."""
+def problem_of(attack: Attack, radii: Sequence[float], record: Mapping[str, Any]) -> str | None:
+    """Why a record, read from a file, is none of this attack in these balls; None if it is one."""
     if UNREADABLE in record:
         said = set(record) == {"index", UNREADABLE} and isinstance(record[UNREADABLE], str)
         return None if said else "unreadable, not why"
@@ -55,10 +61,14 @@ def problem_of(radii: Sequence[float], record: Mapping[str, Any]) -> str | None:
         return "no label"
     if not _is_votes(record.get("clean")):
         return "clean is no pair of votes"
+    if type(record.get("right")) is not bool or ("p_value" in record and record["right"]):
+        return "not whether it is right"
+    if "p_value" in record and not _confirms(attack, record["p_value"]):
+        return "a p-value that confirms nothing"
     tries = record.get("tries")
     if not isinstance(tries, list) or not all(isinstance(one, dict) for one in tries):
         return "tries is no list"
-    if not right(record):
+    if not record["right"]:
         return "tries of an image that is wrong" if tries else None
     tried = [one.get("radius") for one in tries]
     if tried != list(radii[: len(tried)]):
@@ -74,6 +84,10 @@ def problem_of(radii: Sequence[float], record: Mapping[str, Any]) -> str | None:
             return "broken and its perturbation contradict one another"
         if "recheck" in one and not _is_votes(one["recheck"]):
             return "recheck is no pair of votes"
+        if (one["broken"] and attack.recheck > 0) != ("p_value" in one):
+            return "broken and its p-value contradict one another"
+        if "p_value" in one and not ("recheck" in one and _confirms(attack, one["p_value"])):
+            return "a p-value that confirms nothing"
     broken = [one["broken"] for one in tries]
     if any(broken[:-1]) or (len(tries) < len(radii) and not any(broken)):
         return "the tries contradict one another"
@@ -88,10 +102,8 @@ def _is_votes(value: Any) -> bool:
     )
 
 
-def right(record: Mapping[str, Any]) -> bool:
-    """Whether the smoothed classifier's answer is the label, unperturbed (`Outcome.right`)."""
-    label, other = record["clean"]
-    return label > 0 and label >= other
+def _confirms(attack: Attack, value: Any) -> bool:
+    return isinstance(value, float) and 0.0 <= value <= attack.alpha
 
 
 def rows_of(
@@ -101,19 +113,22 @@ def rows_of(
 
     What broke an image in one ball lies in all larger ones: their rows repeat it, and
     `broken_within` is the ball that it was found in. An image that is wrong without a perturbation
-    has a row for each ball, too, with nothing but that.
+    has a row for each ball, too, with nothing but that and the fresh votes that confirm it.
     """
     for record in records:
         if UNREADABLE in record:
             continue
-        clean = right(record)
+        clean = record["right"]
         found: dict[str, Any] = {}
         voted = False
         for number, radius in enumerate(radii):
             row = {"index": record["index"], "label": record["label"], "radius": radius}
             row["clean"] = "right" if clean else "wrong"
             if not clean:
-                yield row
+                if "p_value" in record:
+                    label, other = record["clean"]
+                    row |= {"label_votes": label, "other_votes": other}
+                yield row | {"p_value": record.get("p_value")}
                 continue
             if number < len(record["tries"]):
                 one = record["tries"][number]
@@ -128,5 +143,6 @@ def rows_of(
                     "idle_steps": one["idle"],
                     "label_votes": label,
                     "other_votes": other,
+                    "p_value": one.get("p_value"),
                 }
             yield row | {"voted": int(voted)} | found

@@ -26,10 +26,13 @@ class Attacked:
         right: (images,) whether the smoothed classifier is right without a perturbation.
         voted: (images, radii) whether the attack's own check found another answer.
         broken: (images, radii) whether fresh draws confirmed one.
-        perturbation: (images,) norm of what broke the image; infinite where nothing did.
+        perturbation: (images,) norm of what broke the image; 0 where it is wrong without one,
+            infinite where nothing broke it.
         label_votes, other_votes: (images,) of the fresh draws that confirmed it, for the label and
-            for the class with the most; -1 where there were none.
-        rechecked: whether `broken` is by fresh draws; else it is `voted`.
+            for the answer with the most; -1 where there were none.
+        p_value: (images,) of the fresh draws that confirmed it; 1 where there were none.
+        alpha: probability, at most, that fresh draws confirm an image that is not broken; None
+            where there are none, and `broken` is `voted`.
     """
 
     name: str
@@ -43,7 +46,8 @@ class Attacked:
     perturbation: Float64[np.ndarray, " images"]
     label_votes: Int64[np.ndarray, " images"]
     other_votes: Int64[np.ndarray, " images"]
-    rechecked: bool = True
+    p_value: Float64[np.ndarray, " images"]
+    alpha: float | None
 
     def accuracies(self) -> list[tuple[float, float, float]]:
         """(radius, accuracy by the check, accuracy by fresh draws), from radius 0 on."""
@@ -71,7 +75,7 @@ def attacked_table(
     found = [{radius: both for radius, *both in one.accuracies()} for one in attacks]
     header = ["radius"]
     for one in attacks:
-        confirmed = "confirmed" if one.rechecked else "not rechecked"
+        confirmed = "not rechecked" if one.alpha is None else "confirmed"
         header += [f"{one.name}: by its check", f"{one.name}: {confirmed}"]
     header += [f"{who}, certified" for who in certified]
     rows = []

@@ -33,7 +33,7 @@ from dsrs_jax.attack.balls import L2, LINF
 from dsrs_jax.attack.record import COLUMNS, UNREADABLE
 from dsrs_jax.models import BaseClassifier
 from dsrs_jax.noise import RadialLaw
-from dsrs_jax.run import ending, remarks
+from dsrs_jax.run import draws, ending, remarks
 from dsrs_jax.run import settings as options
 from dsrs_jax.run.certify import COMMAND_FILE
 from dsrs_jax.run.gathering import gather
@@ -107,6 +107,7 @@ class Settings:
     out: str | None = option(
         None, "folder or bucket; runs/DATASET_attack", metavar="DIR", often=True
     )
+    draws: str | None = option(None, "sound, or as the certificates have", choices=draws.KINDS)
     seed: int = option(0, "of all draws", metavar="SEED")
     batch: int | None = option(None, "images at once; results do not depend on it", metavar="N")
     patience: float = option(60.0, "seconds until a silent process is lost", metavar="S")
@@ -151,15 +152,19 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             own = epath.Path("runs") / name  # where `certify` keeps the digits' model
             classifier = classifier_of(model, settings.law, use, own, console)
             law = settings.law.law(classifier.metadata.image_shape, classifier.metadata)
+            grid = draws.grid_for_all(
+                settings.draws, None, dataset, classifier, law,
+                measure=False, first=first, console=console,
+            )  # fmt: skip
             attacker = Attacker(
-                classifier, law, attack, seed=settings.seed, batch=settings.batch,
+                classifier, law, attack, grid=grid, seed=settings.seed, batch=settings.batch,
                 on_smaller=lambda draws: tell(
                     f"The devices' memory is full: going on with {draws} draws at a time."
                 ),
             )  # fmt: skip
             folder = RecordFolder(
-                out, _identity(settings, law, classifier, dataset), processes.process,
-                problem_of=functools.partial(problem_of, radii),
+                out, _identity(settings, law, classifier, dataset, grid), processes.process,
+                problem_of=functools.partial(problem_of, attack, radii),
                 on_damaged=tell if first else lambda what: None,
             )  # fmt: skip
             stack.enter_context(folder)
@@ -187,8 +192,8 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             lambda: [index for index in indices if index not in folder.records],
             folder, processes, settings.patience, again, tell,
         )  # fmt: skip
-    records = [folder.records[index] for index in indices]
-    write_whole(out / ATTACK_FILE, _csv(radii, records))
+        records = [folder.records[index] for index in indices]
+        write_whole(out / ATTACK_FILE, _csv(radii, records))
     _show(settings.attack, records, console, tell)
     tell(f"{out / ATTACK_FILE}")
     unreadable = [record for record in records if UNREADABLE in record]
@@ -203,15 +208,25 @@ def run(settings: Settings, words: Sequence[str]) -> None:
 
 def _announce(attack: AttackOptions, law: RadialLaw, tell: Callable[[str], None]) -> None:
     radii = ", ".join(f"{radius:.4g}" for radius in attack.radii())
-    fresh = f", {attack.recheck:,} fresh draws confirm" if attack.recheck else ""
+    how = attack.attack()
+    fresh = ""
+    if how.recheck:
+        fresh = (
+            f", {how.recheck:,} fresh draws confirm: an image that is not broken with probability "
+            f"at most {how.alpha:g}"
+        )
     tell(
-        f"{noise.describe(law)}; {described(attack.attack())}, {attack.steps} steps, eps {radii}.\n"
+        f"{noise.describe(law)}; {described(how)}, {attack.steps} steps, eps {radii}.\n"
         f"{attack.samples} draws a gradient, {attack.votes} a check{fresh}."
     )
 
 
 def _identity(
-    settings: Settings, law: RadialLaw, classifier: BaseClassifier, dataset: data.Dataset
+    settings: Settings,
+    law: RadialLaw,
+    classifier: BaseClassifier,
+    dataset: data.Dataset,
+    grid: int | None,
 ) -> dict[str, Any]:
     """What the records depend on: config.json, which another run in this folder must agree with."""
     return {
@@ -224,6 +239,8 @@ def _identity(
         "eta": law.eta,
         "eps": settings.attack.radii(),
         **dataclasses.asdict(settings.attack.attack()),
+        "draws": draws.describe(grid),
+        "grid": grid,
         "seed": settings.seed,
         "arch": classifier.metadata.arch,
         "input_scaling": classifier.metadata.scaling,

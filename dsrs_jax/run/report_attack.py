@@ -13,7 +13,7 @@ from scipy import stats
 
 from dsrs_jax.attack import Attack, problem_of, rows_of
 from dsrs_jax.attack.balls import L2
-from dsrs_jax.attack.record import UNREADABLE, right
+from dsrs_jax.attack.record import UNREADABLE
 from dsrs_jax.report import Attacked, Curve, PaperTable, Radii, attacked_table, curve
 from dsrs_jax.run.certify import COMMAND_FILE
 from dsrs_jax.run.finished import DSRS, NEYMAN_PEARSON, Finished
@@ -24,11 +24,13 @@ from dsrs_jax.votes.records import earlier_settings
 _SHOWN = 10
 # Settings that make the smoothed classifier what it is.
 _SAME = ("model", "arch", "input_scaling", "dtype", "sigma", "k", "eta")
-_CHANCE = 1e-3  # of so few votes for a label that has half of the probability
+_DRAWS = ("draws", "grid")  # sound ones are of the classifier that rounds its input
+_CHANCE = 1e-3  # that all of a comparison's images, together, are called contradictions by chance
 _NOTE = (
     "Attacked accuracy (%) is an upper bound of the smoothed classifier's accuracy at a radius, "
     "certified accuracy a lower one, of the same images. The attack's own check has few draws; "
-    "what it finds counts as confirmed where fresh draws say so, too."
+    "what it finds counts as confirmed where fresh draws say so, too, each image wrongly with the "
+    "attack's α at most."
 )
 
 
@@ -93,13 +95,15 @@ def read_attack(path: Path) -> AttackRun:
         radii = tuple(float(radius) for radius in settings["eps"])
         fields = [field.name for field in dataclasses.fields(Attack)]
         attack = Attack(**{name: settings[name] for name in fields})
+        for name in (*_SAME, *_DRAWS):
+            settings[name]  # without which nothing can be compared
     except (KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(
             f"{path} does not say how it was attacked ({type(error).__name__})"
         ) from None
 
     def problem(record: dict[str, Any]) -> str | None:
-        return problem_of(radii, record)
+        return problem_of(attack, radii, record)
 
     folder = RecordFolder(path, settings, problem_of=problem, on_damaged=remarks.append)
     folder.refresh()
@@ -139,19 +143,20 @@ def attacked_of(
         return np.array([bool(row.get(column)) for row in rows], bool).reshape(shape)
 
     def last(column: str, nothing: float, dtype: Any) -> np.ndarray:
-        """Of the largest ball."""
+        """Of what broke an image in the largest ball, or of an image that is wrong."""
         own = rows[len(radii) - 1 :: len(radii)]
-        values = [row.get(column) if row.get("broken") else None for row in own]
+        values = [row.get(column) if row.get("broken", 1) else None for row in own]
         return np.array([nothing if one is None else one for one in values], dtype)
 
+    right = np.array([record["right"] for record in readable], bool)
     return Attacked(
         name, described(attack), attack.norm, tuple(radii),
         np.array([record["index"] for record in readable], np.int64),
-        np.array([right(record) for record in readable], bool),
-        flags("voted"), flags("broken"),
-        last("perturbation", np.inf, np.float64),
+        right, flags("voted"), flags("broken"),
+        np.where(right, last("perturbation", np.inf, np.float64), 0.0),
         last("label_votes", -1, np.int64), last("other_votes", -1, np.int64),
-        rechecked=attack.recheck > 0,
+        last("p_value", 1.0, np.float64),
+        alpha=attack.alpha if attack.recheck else None,
     )  # fmt: skip
 
 
@@ -164,7 +169,7 @@ def show(attacks: Sequence[AttackRun], runs: Sequence[Finished]) -> Shown:
         command = f" Command: `{attack.command}`" if attack.command else ""
         shown.sentences.append(
             f"**{attack.name}**: {attack.found.method}, at {len(attack.found.index):,} "
-            f"images.{command}"
+            f"images.{_chance(attack.found)}{command}"
         )
         shown.sentences += attack.remarks
     groups: dict[Any, list[AttackRun]] = {}
@@ -175,6 +180,15 @@ def show(attacks: Sequence[AttackRun], runs: Sequence[Finished]) -> Shown:
     for number, group in enumerate(groups.values(), start=1):
         _show(group, f"-{number}" if len(groups) > 1 else "", runs, shown)
     return shown
+
+
+def _chance(found: Attacked) -> str:
+    if found.alpha is None:
+        return " Nothing is confirmed by fresh draws."
+    return (
+        " Of an image that is not broken fresh draws confirm a break with probability "
+        f"{found.alpha:g} at most."
+    )
 
 
 def _show(group: list[AttackRun], tail: str, runs: Sequence[Finished], shown: Shown) -> None:
@@ -216,47 +230,68 @@ def _certified(attack: AttackRun, runs: Sequence[Finished], shown: Shown) -> dic
                 "compared."
             )
             continue
+        if not attack.same_as(run, _DRAWS):
+            shown.sentences.append(
+                f"{attack.name} has {_draws(attack.settings)} draws and {run.name} "
+                f"{_draws(run.settings)} ones: they speak of two classifiers (that of sound draws "
+                "rounds its input), and their images are not compared. Attack with "
+                f"--draws {run.settings.get('draws')}."
+            )
+            continue
         best = run.radii.get(DSRS, run.radii.get(NEYMAN_PEARSON))
         if best is not None:
-            _compare(attack, run.name, best.radius[rows], shown)
+            alpha = float(run.settings.get("alpha", 1.0))
+            _compare(attack, run.name, best.radius[rows], alpha, shown)
     return beside
 
 
-def _compare(attack: AttackRun, name: str, radius: np.ndarray, shown: Shown) -> None:
-    """Names every image that is broken inside its certified radius, or says that there is none."""
-    found, draws = attack.found, int(attack.settings["recheck"])
+def _draws(settings: Mapping[str, Any]) -> str:
+    grid = settings.get("grid")
+    return f"{settings.get('draws')}" + (f" (grid 1/{grid})" if grid is not None else "")
+
+
+def _compare(attack: AttackRun, name: str, radius: np.ndarray, alpha: float, shown: Shown) -> None:
+    """Names every image that is broken inside its certified radius, or says that there is none.
+
+    Fresh draws call each of the images broken wrongly with a probability, and a certificate fails
+    with alpha: what is called a contradiction is what neither explains, of all images together.
+    """
+    found = attack.found
     inside = (radius > 0.0) & (found.perturbation <= radius)
-    # A certificate says that the label has at least half of the probability there.
-    chance = stats.binom.cdf(found.label_votes, draws, 0.5)
-    against = inside & (found.label_votes >= 0) & (chance < _CHANCE)
+    certified = int(np.sum(radius > 0.0))
+    sure = inside & (found.p_value * certified <= _CHANCE)
     if not inside.any():
         shown.sentences.append(
             f"{attack.name} broke no image inside the radius that {name} certifies."
         )
-    if against.any():
-        shown.banners.append(
-            f"CONTRADICTION: {attack.name} broke {_named(found, against, radius)}, inside the "
-            f"radius that {name} certifies. A certificate fails with probability α only: either "
-            "these are such, or something is wrong."
+    if sure.any():
+        said = f"broke {_named(found, sure, radius)}, inside the radius that {name} certifies."
+        chance = float(stats.binom.sf(int(sure.sum()) - 1, certified, alpha))
+        failing = (
+            f"Of {certified:,} certificates, each failing with probability α = {alpha:g}, so many "
+            f"fail with probability {chance:.2g}, at most"
         )
-    looked = found.label_votes >= 0
-    if (inside & ~against & looked).any():
-        shown.sentences.append(
-            f"{attack.name} broke {_named(found, inside & ~against & looked, radius)}, inside the "
-            f"radius that {name} certifies, by votes that chance explains: the label may well have "
+        shown.banners.append(
+            f"CONTRADICTION: {attack.name} {said} {failing}: something is wrong."
+            if chance <= _CHANCE
+            else f"{attack.name} {said} {failing}: these may be such."
+        )
+    if not (left := inside & ~sure).any():
+        return
+    if found.alpha is None:
+        why = (
+            "by its check alone, whose few draws are often wrong: attack again with "
+            "--recheck 10000."
+        )
+    else:
+        why = (
+            f"by votes that chance explains among {certified:,} images: the label may well have "
             "half of the probability there, as the certificate says."
         )
-    if (inside & ~looked).any():
-        shown.sentences.append(
-            f"{attack.name} broke {_named(found, inside & ~looked, radius)}, inside the radius "
-            f"that {name} certifies, by its check alone, whose few draws are often wrong: attack "
-            "again with --recheck 10000."
-        )
-    if (wrong := (radius > 0.0) & ~found.right).any():
-        shown.sentences.append(
-            f"{int(wrong.sum())} images that {name} certifies have another class in the few draws "
-            f"of {attack.name} without a perturbation."
-        )
+    shown.sentences.append(
+        f"{attack.name} broke {_named(found, left, radius)}, inside the radius that {name} "
+        f"certifies, {why}"
+    )
 
 
 def _named(found: Attacked, which: np.ndarray, radius: np.ndarray) -> str:
@@ -264,7 +299,7 @@ def _named(found: Attacked, which: np.ndarray, radius: np.ndarray) -> str:
     named = []
     for i in np.flatnonzero(which)[:_SHOWN].tolist():
         fresh = "no fresh draws"
-        if found.label_votes[i] >= 0:
+        if found.alpha is not None:
             fresh = f"fresh votes: label {found.label_votes[i]:,}, other {found.other_votes[i]:,}"
         named.append(
             f"index {found.index[i]} (perturbation {found.perturbation[i]:.4f}, certified radius "

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
-from dsrs_jax import generalized_gaussian
+from dsrs_jax import gaussian, generalized_gaussian
 from dsrs_jax.attack import Attack, Attacker, Outcome, Target, as_record, problem_of, rows_of
 from dsrs_jax.system.errors import UserError
 
@@ -70,7 +71,7 @@ def test_an_image_is_broken_where_the_plane_is_in_reach_and_only_there(attack: A
         assert outer.recheck is not None and outer.recheck.label < outer.recheck.other
         assert sum(outer.recheck) == attack.recheck
         records = [json.loads(json.dumps(as_record(outcome)))]
-        assert problem_of(radii, records[0]) is None
+        assert problem_of(attack, radii, records[0]) is None
         rows = list(rows_of(radii, records))
         assert [row["broken"] for row in rows] == [0, 1, 1]
         assert rows[2]["broken_within"] == radii[1] and rows[2]["perturbation"] <= radii[1]
@@ -89,10 +90,11 @@ def test_results_depend_neither_on_the_batch_nor_on_the_images_beside() -> None:
 @pytest.mark.slow
 def test_steps_in_a_compiled_loop_are_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on accelerators: several steps a call, in which what is done waits for the others."""
-    targets = near([0.1, 0.3, 0.35, 0.6])
-    one_by_one = [as_record(one) for one in attacked(SHORT, targets)]
+    for one in (targets := near([0.1, 0.3, 0.35, 0.6])):
+        one.image[:] = np.round(255 * one.image) / 255
+    one_by_one = [as_record(one) for one in attacked(SHORT, targets, grid=255)]
     monkeypatch.setattr("dsrs_jax.attack.attacker._LONGEST_ON_A_CPU", 7)
-    assert [as_record(one) for one in attacked(SHORT, targets)] == one_by_one
+    assert [as_record(one) for one in attacked(SHORT, targets, grid=255)] == one_by_one
 
 
 @pytest.mark.parametrize("attack", [SHORT, LINF], ids=["no-clip", "clip"])
@@ -127,10 +129,63 @@ def test_an_image_that_few_draws_call_wrong_is_looked_at_again() -> None:
     assert not all(one.right for one in alone)
 
 
+def coin(images: jax.Array) -> jax.Array:
+    """Class 1 with probability 0.51 under noise, wherever it is; of no gradient."""
+    heads = (jnp.sum(images, axis=(1, 2, 3)) * 1000.0) % 1.0 < 0.51
+    return jnp.stack([jnp.zeros_like(heads), heads], axis=1).astype(jnp.float32)
+
+
+def test_of_images_that_are_not_broken_no_more_are_confirmed_than_alpha_says() -> None:
+    """Of 0.51 against 0.49 a third of all fresh looks favour the wrong class, at each image one."""
+    attack = Attack(steps=30, samples=1, votes=20, recheck=200, alpha=0.2)
+    targets = [Target(index, np.zeros((2, 2, 1), np.float32), 1, (0.1,)) for index in range(100)]
+    outcomes = list(Attacker(coin, gaussian(4, 1.0), attack).attack_all(targets))
+    assert all(not one.right or one.tries[0].voted for one in outcomes)
+    wrong = sum(not one.right or one.tries[-1].broken for one in outcomes)
+    assert wrong <= stats.binom.ppf(1 - 1e-6, len(targets), attack.alpha)
+
+
 def test_steps_without_a_gradient_are_counted_and_change_nothing() -> None:
     [outcome] = attacked(SHORT, [Target(0, np.full(SHAPE, 9.0, np.float32), 1, (1.0,))])
     [found] = outcome.tries
     assert found.idle == found.steps == SHORT.steps and not found.voted
+
+
+def on_the_grid(images: jax.Array) -> jax.Array:
+    """Class 1 of images on the grid of 1/255 alone."""
+    cells = images * 255.0
+    on = jnp.all(jnp.abs(cells - jnp.round(cells)) < 1e-3, axis=(1, 2, 3))
+    return jnp.stack([~on, on], axis=1).astype(jnp.float32)
+
+
+def test_what_votes_is_the_classifier_that_rounds_its_input() -> None:
+    """Certified is class 1; without rounding no draw of the noise is of it."""
+    targets = [Target(0, np.full(SHAPE, np.float32(3 / 255)), 1, (0.3,))]
+    attack = dataclasses.replace(SHORT, steps=3)
+    [outcome] = Attacker(on_the_grid, LAW, attack, grid=255).attack_all(targets)
+    assert outcome.clean == (attack.votes, 0) and not outcome.tries[0].voted
+    [outcome] = Attacker(on_the_grid, LAW, attack).attack_all(targets)
+    assert not outcome.right and outcome.clean == (0, attack.recheck)
+    assert outcome.p_value is not None and outcome.p_value <= attack.alpha
+
+
+def brighter(images: jax.Array) -> jax.Array:
+    """Class 1 where the first pixel is above 100.5 steps of the grid."""
+    height = images[:, 0, 0, 0] * 255.0 - 100.5
+    return jnp.stack([jnp.zeros_like(height), height], axis=1)
+
+
+def test_an_attacked_image_keeps_its_place_between_the_grid_s_points() -> None:
+    """The one step there is has the first pixel at 100.7, where noise of 0.4 is still seen."""
+    attack = Attack(norm="linf", steps=1, samples=8, step_size=1.0, recheck=40_000)
+    image = np.full(SHAPE, 100.0 / 255, np.float32)
+    attacker = Attacker(brighter, gaussian(64, 0.4 / 255), attack, grid=255)
+    [outcome] = attacker.attack_all([Target(0, image, 0, (0.7 / 255,))])
+    [found] = outcome.tries
+    assert found.broken and found.recheck is not None and found.perturbation is not None
+    assert 0.69 < 255 * found.perturbation <= 0.7
+    expected = attack.recheck * stats.norm.sf((0.5 - 0.7) / 0.4)
+    assert abs(found.recheck.other - expected) < 5 * np.sqrt(attack.recheck) / 2
 
 
 def _loops(images: jax.Array) -> jax.Array:
@@ -139,13 +194,28 @@ def _loops(images: jax.Array) -> jax.Array:
 
 def test_wrong_settings_are_refused() -> None:
     target = Target(0, np.zeros(SHAPE, np.float32), 0, (1.0,))
+    eleventh = dataclasses.replace(target, index=5, label=10)
+    between = dataclasses.replace(target, image=np.full(SHAPE, 0.3, np.float32))
+
+    def attempt_at(classifier: Callable[[jax.Array], jax.Array], target: Target) -> None:
+        list(Attacker(classifier, LAW, SHORT, grid=255).attack_all([target]))
+
     attempts: dict[str, Callable[[], object]] = {
-        "JAX cannot differentiate": lambda: list(Attacker(_loops, LAW, SHORT).attack_all([target])),
+        "JAX cannot differentiate": lambda: attempt_at(_loops, target),
+        "has 1 class, of which every image is; of the logit z of a sigmoid make two": lambda: (
+            attempt_at(lambda images: plane(images)[:, :1], target)
+        ),
+        "returns shape \\(2,\\) for 2 images": lambda: attempt_at(
+            lambda images: plane(images)[:, 0], target
+        ),
+        "index 5 has label 10; the classifier's 2 classes": lambda: attempt_at(plane, eleventh),
+        "no multiples of 1/255": lambda: attempt_at(plane, between),
         "batch must be positive": lambda: Attacker(plane, LAW, SHORT, batch=0),
         "seed must lie in": lambda: Attacker(plane, LAW, SHORT, seed=-1),
         "unknown 'l1'; known: l2, linf": lambda: Attack(norm="l1"),
         "votes must be a whole number of at least 1": lambda: Attack(votes=0),
         "step_size must be positive": lambda: Attack(step_size=0.0),
+        "alpha must lie in": lambda: Attack(alpha=1.0),
     }
     for message, attempt in attempts.items():
         with pytest.raises(UserError, match=message):

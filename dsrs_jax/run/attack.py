@@ -107,7 +107,7 @@ class Settings:
     out: str | None = option(
         None, "folder or bucket; runs/DATASET_attack", metavar="DIR", often=True
     )
-    draws: str | None = option(None, "sound, or as the certificates have", choices=draws.KINDS)
+    draws: str = option(draws.SOUND, "those of the certificates", choices=draws.KINDS)
     seed: int = option(0, "of all draws", metavar="SEED")
     batch: int | None = option(None, "images at once; results do not depend on it", metavar="N")
     patience: float = option(60.0, "seconds until a silent process is lost", metavar="S")
@@ -152,10 +152,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             own = epath.Path("runs") / name  # where `certify` keeps the digits' model
             classifier = classifier_of(model, settings.law, use, own, console)
             law = settings.law.law(classifier.metadata.image_shape, classifier.metadata)
-            grid = draws.grid_for_all(
-                settings.draws, None, dataset, classifier, law,
-                measure=False, first=first, console=console,
-            )  # fmt: skip
+            grid = draws.grid_of(settings.draws, dataset)
             attacker = Attacker(
                 classifier, law, attack, grid=grid, seed=settings.seed, batch=settings.batch,
                 on_smaller=lambda draws: tell(

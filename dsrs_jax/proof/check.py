@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dsrs_jax.proof.claim import PROVED, Claim, read, solve
 from dsrs_jax.proof.rows import NoCertificates, Row, rows_of
-from dsrs_jax.proof.schema import PREDICTED, Method
+from dsrs_jax.proof.schema import PREDICTED, Method, as_whole
 
 
 def files_in(place: Path) -> list[Path]:
@@ -76,20 +76,26 @@ def check(file: Path, processes: int | None = None, *, prefix: str = "") -> int:
             place = f"{row.place}, radius_{method}"
             faults.append((order[id(row)], f"{place} = {claim.radius!r}: {answers[claim]}"))
     for _, fault in sorted(faults):
-        print(f"{prefix}unproved: {fault}")
-    print(
+        _print(f"{prefix}unproved: {fault}")
+    _print(
         f"{prefix}{len(rows)} rows: {len(proved)} radii proved, {len(faults)} unproved, "
         f"{nothing} are 0 and claim nothing"
     )
-    print(f"{prefix}{_what_was_proved(proved, names)}")
+    _print(f"{prefix}{_what_was_proved(proved, names)}")
     return 1 if faults or not rows else 0
+
+
+def _print(line: str) -> None:
+    """Prints a line; what standard output has no characters for, a file may hold, is escaped."""
+    encoding = sys.stdout.encoding or "ascii"
+    print(line.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def _what_was_proved(proved: Sequence[tuple[Row, Method, Claim]], names: Sequence[str]) -> str:
     """One line: what a reader who sees only it has to know of the radii that are proved."""
     if not proved:
         return "Nothing was proved."
-    claims = [claim for _, _, claim in proved]
+    claims, rows = [claim for _, _, claim in proved], [row for row, _, _ in proved]
     families = [claim.family for claim in claims]
     counts: dict[str, list[int]] = {}
     for claim in claims:
@@ -103,15 +109,15 @@ def _what_was_proved(proved: Sequence[tuple[Row, Method, Claim]], names: Sequenc
                 counts.setdefault(name, []).append(draws)
     draws_of = ", ".join(f"{_span(drawn)} of {name}" for name, drawn in counts.items())
     return (
-        f"Proved: of {len({row.place for row, _, _ in proved}):,} images of dimension "
+        f"Proved: of {len({row.place for row in rows}):,} images of dimension "
         f"{_span(family.dimension for family in families)}, radii up to "
         f"{max(claim.radius for claim in claims):.4g}, each wrong with probability at most alpha = "
         f"{_span(claim.alpha for claim in claims)}, under the law P of "
         f"sigma = {_span(family.laws[0].sigma for family in families)}, "
         f"k = {_span(family.k for family in families)}, "
         f"eta = {_span(family.eta for family in families)}; draws of an image: {draws_of}; "
-        f"{_of_the_classes([row for row, _, _ in proved])}"
-        f"{_of_the_looks([row for row, _, _ in proved])}{_of_the_draws(claims)}"
+        f"{_of_the_classes(rows)}{_of_the_looks(rows)}{_of_the_network(rows)}"
+        f"{_of_the_draws(claims)}"
     )
 
 
@@ -125,7 +131,7 @@ def _of_the_classes(rows: Sequence[Row]) -> str:
 def _of_the_looks(rows: Sequence[Row]) -> str:
     """Which plan of looks the draws belong to, where there is one."""
     taken = {
-        (int(row.fields["planned"]), int(row.fields["look"]))
+        (as_whole(row.fields["planned"]), as_whole(row.fields["look"]))
         for row in rows
         if row.fields["planned"]
     }
@@ -135,6 +141,18 @@ def _of_the_looks(rows: Sequence[Row]) -> str:
         f"each at one look, {_span(number for _, number in taken)}, of a schedule of looks with "
         f"{_span(planned for planned, _ in taken)} planned draws; "
     )
+
+
+def _of_the_network(rows: Sequence[Row]) -> str:
+    """The seed of its draws, and whether its answers were seen to be those for one image alone."""
+    seed, compared = (rows[0].fields[column] for column in ("seed", "compared"))
+    network = (
+        "the network's answers in a batch were not compared with those for one draw alone: that it "
+        "is a function of one image is taken on trust; "
+    )
+    if compared and (count := as_whole(compared)):
+        network = f"the network's answers to {count:,} draws were the same alone and in a batch; "
+    return (f"seed {as_whole(seed)}; " if seed else "") + network
 
 
 def _of_the_draws(claims: Sequence[Claim]) -> str:
@@ -147,13 +165,11 @@ def _of_the_draws(claims: Sequence[Claim]) -> str:
         )
     grids = _span(one.grid for one in sound)
     taken = max(max(one.charges) for one in sound)
-    said = (
+    return (
         f"sound draws on a grid of 1/{grids}, of an image {_span(one.ambiguous for one in sound)} "
         f"ambiguous, by a rounding error of {_span(one.rounding for one in sound)}, and counted as "
         f"wrong, up to {taken:.2g} taken off a bound for their uniforms of 64 bits"
     )
-    others = len(claims) - len(sound)
-    return said + (f"; the draws of {others:,} other radii are not covered" if others else "")
 
 
 def _span(values: Iterable[float]) -> str:
@@ -166,15 +182,25 @@ def _span(values: Iterable[float]) -> str:
 def check_all(place: Path, processes: int | None = None) -> int:
     """`check` of a file, or of every file of certificates in a folder.
 
+    Of several files one that is none is named, and the exit code is 1.
+
     Raises:
-        NoCertificates: there is none, or one is no file of certificates.
+        NoCertificates: there is none, or all are no files of certificates.
     """
     files = files_in(place)
-    code = 0
+    if len(files) == 1:
+        return check(files[0], processes)
+    code, refused = 0, []
     for file in files:
-        prefix = f"{file.name}: " if len(files) > 1 else ""
-        code = max(code, check(file, processes, prefix=prefix))
-    return code
+        try:
+            code = max(code, check(file, processes, prefix=f"{file.name}: "))
+        except NoCertificates as error:
+            refused.append(str(error))
+    if len(refused) == len(files):
+        raise NoCertificates("; ".join(refused))
+    for line in refused:
+        _print(f"unproved: {line}")
+    return 1 if refused else code
 
 
 def main(argv: Sequence[str] | None = None) -> int:

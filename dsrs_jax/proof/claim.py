@@ -21,11 +21,9 @@ from flint import arb, ctx
 from dsrs_jax.proof import draws, looks, schema
 from dsrs_jax.proof.bound import lower_bound
 from dsrs_jax.proof.enclosure import PRECISION, Family, LawNumbers, enclose
-from dsrs_jax.proof.schema import UNKNOWN, Fields, LawFields, Method
+from dsrs_jax.proof.schema import INSIDE, SIGMA, THRESHOLD, UNKNOWN, Fields, LawFields, Method
 
 PROVED = "proved"
-_RULE = "threshold_"  # how the names of laws begin that a rule picks
-_INSIDE, _SIGMA = "inside_", "sigma_"  # P's own draws up to a quantile; P with another sigma
 _QUANTILE_ERROR = 1e-6  # of a quantile that the file states: SciPy's
 _NAME_ERROR = 1e-3  # of one in a law's name: of four digits, and its cutoff a float32
 _FIRST_SHRINK = 1e-9  # relative
@@ -75,7 +73,7 @@ class Claim:
         radius: > 0, in pixels.
         sound: None where the draws were floating-point numbers: then the claim is of the law that
             they have, whichever it is.
-        ceiling: of the all-right rule, where the claim is of an image with a wrong draw.
+        ceiling: of the all-right rule, where it is in force and not 0.
     """
 
     family: Family
@@ -172,16 +170,18 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Claim 
     fields = schema.read(row, names, method)
     if fields is None:
         return None
-    laws, shares = fields.laws, _shares(fields)
+    laws, shares, ceiling = fields.laws, _shares(fields), fields.ceiling
+    own_share = shares[0]
     if fields.pooled:
+        if ceiling is not None:
+            raise ValueError("pooled, and a ceiling, which is of the all-right rule")
         laws, shares = (_pooled(laws),), shares[:1]
         shares = (shares[0] * fields.sides,)  # these bounds are one-sided
-    ceiling = fields.ceiling
     if fields.all_right:
         if ceiling is None or _wrong_or_others(laws):
             raise ValueError("all-right, but with a wrong draw, another law, or no ceiling")
-        laws, shares, ceiling = laws[:1], (_of_look(fields) / fields.sides,), None
-    if ceiling is not None and fields.radius > ceiling[0]:
+        laws, shares = laws[:1], (_of_look(fields) / fields.sides,)
+    elif ceiling is not None and fields.radius > ceiling[0]:
         raise ValueError(f"radius_dsrs is above the ceiling, {ceiling[0]!r}")
     own = tuple(LawNumbers(law.sigma, law.cutoff) for law in laws)
     family = Family(fields.dimension, fields.k, fields.eta, own)
@@ -200,7 +200,7 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Claim 
         tuple(law.multiplier for law in laws),
         fields.radius,
         sound,
-        None if ceiling is None else Ceiling(*ceiling, shares[0]),
+        Ceiling(*ceiling, own_share) if ceiling is not None and ceiling[0] > 0.0 else None,
     )
 
 
@@ -230,11 +230,7 @@ def _refuse_contradictions(fields: Fields) -> None:
         if not 0 <= law.votes <= law.draws:
             raise ValueError(f"impossible counts: {law.votes} of {law.draws} draws of {law.name}")
     if fields.sound is not None:
-        if fields.sound.rounding < draws.ROUNDING:
-            raise ValueError(
-                f"rounding is {fields.sound.rounding!r}, below the {draws.ROUNDING!r} that holds"
-            )
-        wrong = [law.draws - law.votes for law in known if not law.name.startswith(_INSIDE)]
+        wrong = [law.draws - law.votes for law in known if not law.name.startswith(INSIDE)]
         if fields.method is Method.DSRS and fields.sound.ambiguous > sum(wrong):
             raise ValueError(
                 f"{fields.sound.ambiguous} draws are ambiguous, but only {sum(wrong)} are wrong"
@@ -244,7 +240,7 @@ def _refuse_contradictions(fields: Fields) -> None:
         planned, number = fields.look
         drawn = looks.look(planned, number)[0]
         for law in fields.laws:
-            if not law.name.startswith(_INSIDE) and law.draws != drawn:
+            if not law.name.startswith(INSIDE) and law.draws != drawn:
                 raise ValueError(
                     f"{law.name} has {law.draws} draws at look {number} of {planned} planned, "
                     f"which is at {drawn}"
@@ -263,15 +259,19 @@ def _refuse_contradictions(fields: Fields) -> None:
                     f"cutoff_{law.name} is {law.cutoff!r}, the quantile {float(kept):.6g}, but "
                     f"quantile_{law.name} is {law.quantile!r}"
                 )
-        sigma, quantile = _number_in(law.name, _SIGMA), _number_in(law.name, _INSIDE)
+        sigma = _number_in(law.name, SIGMA)
         if sigma is not None and (law.sigma != sigma or law.cutoff is not None):
             raise ValueError(f"{law.name} is not P with sigma = {sigma!r}")
-        if law.name.startswith(_INSIDE) and (law.sigma != base.sigma or law.quantile is None):
+        if law.name.startswith((INSIDE, THRESHOLD)) and (
+            law.sigma != base.sigma or (law.quantile is None and law.name not in schema.POOLING)
+        ):
             raise ValueError(f"{law.name} is not P truncated: another sigma than P's, or no cutoff")
-        if quantile is not None and not abs((law.quantile or 0.0) - quantile) < _NAME_ERROR:
-            raise ValueError(f"{law.name} is truncated at the quantile {law.quantile!r}")
+        for kind in (INSIDE, THRESHOLD):
+            quantile = _number_in(law.name, kind)
+            if quantile is not None and not abs((law.quantile or 0.0) - quantile) < _NAME_ERROR:
+                raise ValueError(f"{law.name} is truncated at the quantile {law.quantile!r}")
     # Draws inside a level are among those inside a higher one, and all of them among P's.
-    inside = [law for law in known if law.name.startswith(_INSIDE)]
+    inside = [law for law in known if law.name.startswith(INSIDE)]
     inside.sort(key=lambda law: law.cutoff or 0.0)
     for inner, outer in itertools.pairwise([*inside, *(law for law in known if law is base)]):
         if inner.votes > outer.votes or inner.draws - inner.votes > outer.draws - outer.votes:
@@ -296,7 +296,7 @@ def _pooled(laws: Sequence[LawFields]) -> LawFields:
     more = {
         (law.votes, law.draws)
         for law in extra
-        if law.name.startswith(_RULE) and (law.sigma, law.cutoff) == (base.sigma, base.cutoff)
+        if law.name in schema.POOLING and (law.sigma, law.cutoff) == (base.sigma, base.cutoff)
     }
     if len(more) != 1 or base.votes != base.draws or any(law.multiplier for law in extra):
         raise ValueError("pooled, but not from twice the draws of P with the first all right")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import flint
 
-from dsrs_jax.proof import bound, claim, draws, enclosure, looks, rows, schema
+from dsrs_jax.proof import bound, claim, draws, enclosure, looks, plan, rows, schema
 from dsrs_jax.proof.claim import Claim, solve
 
 FILE = "proofs.jsonl"
@@ -68,7 +68,7 @@ def prove_all(
 
 def _version() -> str:
     """What decides a proof: another version's proofs are made anew."""
-    modules = (bound, claim, draws, enclosure, looks, rows, schema)
+    modules = (bound, claim, draws, enclosure, looks, plan, rows, schema)
     code = [Path(module.__file__ or "").read_bytes() for module in modules]
     return flint.__version__ + hashlib.sha256(b"".join(code)).hexdigest()
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from dsrs_jax.proof import schema
-
-# Fixed beforehand, for all rows of a file.
-_PROTOCOL = ("share_p", "planned", "ceiling", "label_from")
+from dsrs_jax.proof import plan, schema
 
 
 class NoCertificates(Exception):
@@ -41,7 +37,7 @@ def rows_of(file: Path) -> tuple[list[Row], list[str]]:
         NoCertificates: no such file, or columns are missing.
     """
     try:
-        content = file.read_bytes().decode(errors="replace")
+        content = file.read_bytes().decode("utf-8-sig", errors="replace")
     except OSError as error:
         raise NoCertificates(f"cannot read {file}: {error.strerror}") from None
     return parse(content, str(file))
@@ -50,9 +46,8 @@ def rows_of(file: Path) -> tuple[list[Row], list[str]]:
 def parse(content: str, source: str) -> tuple[list[Row], list[str]]:
     """The rows of a results file's content; `source` is its name for messages.
 
-    An image has one row: a second one says that it is. Looks, P's share of alpha, whether the
-    all-right rule is in force and whose class is certified are fixed before sampling: a row says
-    where it differs from most.
+    An image has one row: a second one says that it is. What was fixed for the run (`plan.fields`)
+    is the same in all of them: a row says where it differs from most.
 
     Raises:
         NoCertificates: columns are missing, or their names cannot be shown.
@@ -70,8 +65,9 @@ def parse(content: str, source: str) -> tuple[list[Row], list[str]]:
         raise NoCertificates(f"{source} has two columns of one name: which one counts is not said")
     if not all(column.isprintable() for column in header):
         raise NoCertificates(f"{source} names its columns in characters that cannot be shown")
-    rows = []
+    rows: list[Row] = []
     row_of: dict[int, int] = {}  # by image
+    fields_of: dict[int, dict[str, plan.Value]] = {}  # what belongs to the run, by row
     # Line by line: a stray quote must not swallow the rows that follow.
     for number, line in enumerate(lines[1:], start=1):
         last = number == len(lines) - 1
@@ -86,38 +82,20 @@ def parse(content: str, source: str) -> tuple[list[Row], list[str]]:
             wrong = "the file ends inside this row"
         else:
             try:
-                first = row_of.setdefault(schema.said(schema.as_whole, fields, "index"), number)
-                if first != number:
-                    wrong = f"row {first} is of the same image"
+                index = schema.said(schema.as_whole, fields, "index")
+                if index < 0:
+                    raise ValueError(f"index is {index}, below 0")
+                if (first := row_of.setdefault(index, number)) != number:
+                    raise ValueError(f"row {first} is of the same image")
+                fields_of[len(rows)] = plan.fields(fields, names)
             except ValueError as error:
                 wrong = str(error)
-        index = fields.get("index", "?")
-        shown = index if index.isascii() and index.isdigit() else ascii(index)
+        cell = fields.get("index", "?")
+        shown = cell if cell.isascii() and cell.isdigit() else ascii(cell)
         rows.append(Row(f"row {number} (index {shown})", fields, wrong))
-    return _of_one_protocol(rows), names
-
-
-def _of_one_protocol(rows: list[Row]) -> list[Row]:
-    """The rows; those of another protocol than most of the others say so."""
-    whole = [row for row in rows if row.wrong is None]
-    usual = Counter(map(_protocol, whole)).most_common(1)
-    checked = []
-    for row in rows:
-        if row.wrong is None and (own := _protocol(row)) != usual[0][0]:
-            said = next(
-                f"{name} is {mine or 'nothing'!r}, of other rows {other or 'nothing'!r}"
-                for name, mine, other in zip(_PROTOCOL, own, usual[0][0], strict=True)
-                if mine != other
-            )
-            row = dataclasses.replace(row, wrong=said)
-        checked.append(row)
-    return checked
-
-
-def _protocol(row: Row) -> tuple[str, ...]:
-    share_p, planned, ceiling = (row.fields[name] for name in _PROTOCOL[:3])
-    label_from = row.fields.get("label_from", schema.GIVEN)
-    return share_p, planned, "a number" if ceiling else "", label_from
+    for place, wrong in zip(fields_of, plan.differences(list(fields_of.values())), strict=True):
+        rows[place] = dataclasses.replace(rows[place], wrong=wrong)
+    return rows, names
 
 
 def _cells(line: str) -> list[str]:

@@ -15,25 +15,39 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from dsrs_jax.proof.draws import ROUNDING
 from dsrs_jax.proof.looks import LAST
 
 POOLED, ALL_RIGHT = "pooled", "all-right"
-_CLAIMS_NOTHING = ("none", "unreadable", "not-finite")
+_NOTHING_COUNTED = ("unreadable", "not-finite")
+# What a radius of DSRS rests on (`certify.Status`).
+STATUSES = (
+    "dsrs", ALL_RIGHT, "P", "Q", POOLED, "none", *_NOTHING_COUNTED, "P-below", "dsrs-below",
+    "Q-below", "unpaired", "no-bound", "discarded",
+)  # fmt: skip
 UNKNOWN = -1  # votes that nobody knows
 _SIDES = {"one-sided": 1, "two-sided": 2}
 REQUIRED = (
-    "index", "dimension", "sigma", "k", "eta", "bounds", "alpha_np", "alpha_dsrs", "share_p",
+    "index", "label", "true_label", "label_from", "n0", "votes_n0", "seed", "compared",
+    "dimension", "sigma", "k", "eta", "bounds", "alpha_np", "alpha_dsrs", "share_p",
     "planned", "look", "n", "votes", "draws", "grid", "rounding", "ambiguous", "charge_p",
     "ceiling", "ceiling_multiplier",
     "status", "radius_np", "radius_dsrs", "multiplier_np", "multiplier_p",
 )  # fmt: skip
 REQUIRED_OF_A_LAW = ("sigma", "cutoff", "quantile", "votes", "draws", "charge")
 SOUND, FLOAT32 = "sound", "float32"  # kinds of draws
-GIVEN, PREDICTED = "given", "predicted"  # whose class is certified; earlier files do not say: given
+GIVEN, PREDICTED = "given", "predicted"  # whose class is certified
+# How the names of laws begin: P's own draws up to a quantile; P with another sigma; P truncated,
+# drawn separately, at a quantile or where a rule of the paper says, which goes by P's votes.
+INSIDE, SIGMA, THRESHOLD = "inside_", "sigma_", "threshold_"
+POOLING = ("threshold_x+", "threshold_x2+")
+RULES = ("threshold_x", "threshold_x2", *POOLING)
 # float() also takes 0_0.5, the digits of every script, and spaces.
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LARGEST_GRID = 2**24
+_LARGEST_ROUNDING = 2.0**-24  # of float32 numbers
 _LARGEST_WHOLE = 2**53  # a double names larger ones only now and then
+LARGEST_RADIUS = 1e6  # two images of ImageNet's size are nearer, with pixels up to 255 too
 
 
 _Number = TypeVar("_Number", int, float)
@@ -57,6 +71,8 @@ def columns(table: Any) -> dict[str, list[Any]]:
         **_labels(votes, size),
         "n": votes.draws[:, 0],
         "votes": votes.votes[:, 0],
+        "seed": _or_empty(votes.seed, size),
+        "compared": _or_empty(votes.compared, size),
         **_draws(votes, size),
         "dimension": [base.dimension] * size,
         "sigma": [float(base.sigma)] * size,
@@ -102,6 +118,10 @@ def _labels(votes: Any, size: int) -> dict[str, list[Any]]:
         "n0": [""] * size if chosen is None else [chosen.draws] * size,
         "votes_n0": [""] * size if chosen is None else list(chosen.votes),
     }
+
+
+def _or_empty(value: int | None, size: int) -> list[Any]:
+    return ["" if value is None else value] * size
 
 
 def _looks(votes: Any, size: int) -> dict[str, list[Any]]:
@@ -235,6 +255,18 @@ def as_whole(written: str) -> int:
     return int(value)
 
 
+def as_radius(written: str) -> float:
+    """The radius that a text names, in pixel units.
+
+    Raises:
+        ValueError: it names none, or one that no images are apart.
+    """
+    value = as_number(written)
+    if not 0.0 <= value <= LARGEST_RADIUS:
+        raise ValueError(f"{value!r}, outside [0, {LARGEST_RADIUS:g}]")
+    return value
+
+
 def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Fields | None:
     """What a row says of one of its radii; None for a radius of 0.
 
@@ -251,13 +283,14 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Fields
     def unless_empty(column: str) -> float | None:
         return None if row[column] == "" else number(column)
 
-    radius = number(f"radius_{method}")
-    if radius < 0.0:
-        raise ValueError(f"radius_{method} is negative")
+    radius = said(as_radius, row, f"radius_{method}")
     if radius == 0.0:
         return None
-    if method is Method.DSRS and row["status"] in _CLAIMS_NOTHING:
-        raise ValueError(f"radius_dsrs is positive, the status {row['status']!r} says that it is 0")
+    status = row["status"]
+    if status not in STATUSES:
+        raise ValueError(f"status is {status!r}, none of {', '.join(STATUSES)}")
+    if status in _NOTHING_COUNTED or (method is Method.DSRS and status == "none"):
+        raise ValueError(f"radius_{method} is positive, the status {status!r} says that it is 0")
     sides = _SIDES.get(row["bounds"])
     if sides is None:
         raise ValueError(f"bounds is {row['bounds']!r}, not {' or '.join(_SIDES)}")
@@ -280,11 +313,24 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Fields
         sound = SoundFields(whole("grid"), number("rounding"), whole("ambiguous"))
         if not (0 < sound.grid <= _LARGEST_GRID and sound.ambiguous >= 0):
             raise ValueError("grid or ambiguous is outside its domain")
+        if not ROUNDING <= sound.rounding <= _LARGEST_ROUNDING:
+            raise ValueError(
+                f"rounding is {sound.rounding!r}, below the {ROUNDING!r} that holds, or above 2^-24"
+            )
     elif kind != FLOAT32:
         raise ValueError(f"draws is {kind!r}, not {SOUND} or {FLOAT32}")
+    elif wrong := [column for column in ("grid", "rounding", "ambiguous") if row.get(column)]:
+        raise ValueError(f"draws is {kind}, and {wrong[0]} is of sound ones")
 
     def charge(column: str) -> float:
-        return number(column) if sound is not None else 0.0
+        if sound is None:
+            if row.get(column):
+                raise ValueError(f"draws is {kind}, and {column} is of sound ones")
+            return 0.0
+        value = number(column)
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"{column} is outside its domain")
+        return value
 
     own = "multiplier_np" if method is Method.NEYMAN_PEARSON else "multiplier_p"
     votes, draws, weight = whole("votes"), whole("n"), number(own)
@@ -292,6 +338,8 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Fields
     for name in names if method is Method.DSRS else ():
         sigma, weight = number(f"sigma_{name}"), number(f"multiplier_{name}")
         cutoff, quantile = unless_empty(f"cutoff_{name}"), unless_empty(f"quantile_{name}")
+        if quantile is not None and not 0.0 < quantile <= 1.0:
+            raise ValueError(f"quantile_{name} is outside its domain")
         votes, draws = whole(f"votes_{name}"), whole(f"draws_{name}")
         taken = charge(f"charge_{name}")
         laws.append(LawFields(name, sigma, cutoff, quantile, votes, draws, weight, taken))
@@ -311,8 +359,8 @@ def read(row: Mapping[str, str], names: Sequence[str], method: Method) -> Fields
         share_p=share_p,
         look=look,
         sides=sides,
-        pooled=method is Method.DSRS and row["status"] == POOLED,
-        all_right=method is Method.DSRS and row["status"] == ALL_RIGHT,
+        pooled=method is Method.DSRS and status == POOLED,
+        all_right=method is Method.DSRS and status == ALL_RIGHT,
         dimension=whole("dimension"),
         k=number("k"),
         eta=number("eta"),

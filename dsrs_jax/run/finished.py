@@ -118,8 +118,16 @@ class Finished:
         return known and np.array_equal(self.index, other.index)
 
     def numbers(self, column: str) -> np.ndarray:
-        """(images,) a column as float64; nan where it is empty."""
-        return np.array([float(cell) if cell else math.nan for cell in self.columns[column]])
+        """(images,) a column as float64; nan where it is empty.
+
+        Raises:
+            UserError: it has something else.
+        """
+        try:
+            found = [schema.as_number(cell) if cell else math.nan for cell in self.columns[column]]
+        except ValueError as error:
+            raise UserError(f"{self.name}: {column} is {error}") from None
+        return np.array(found)
 
 
 def read_run(path: Path) -> Finished:
@@ -137,7 +145,7 @@ def read_run(path: Path) -> Finished:
         raise UserError(f"no {path}; give the folder of a run, a certificates.csv, or a log")
     if smoothing_log.is_log(path):
         return _log(path)
-    return _certificates(path, path.stem, {}, {})
+    return _certificates(path, path.name, {}, {})
 
 
 def _folder(path: Path) -> Finished:
@@ -181,7 +189,8 @@ def _certificates(
     whole = [row.fields for row in rows if row.wrong is None]
     remarks = [f"{file}, {row.place}: {row.wrong}; it is left out." for row in rows if row.wrong]
     if not whole:
-        raise UserError(f"{file} has no image, so there is nothing to show")
+        why = f" ({rows[0].place}: {rows[0].wrong})" if rows else ""
+        raise UserError(f"{file} has no image that can be read{why}, so there is nothing to show")
     columns = {column: [row[column] for row in whole] for column in whole[0]}
     return _of_columns(columns, name, settings, made, remarks)
 
@@ -193,21 +202,19 @@ def _of_columns(
     made: dict[str, Any],
     remarks: list[str],
 ) -> Finished:
-    try:
-        index = np.array([schema.as_whole(cell) for cell in columns["index"]], dtype=np.int64)
-        radius = {
-            method: np.array([schema.as_number(cell) for cell in columns[f"radius_{method}"]])
-            for method in schema.Method
-        }
-        sigma, k = (schema.as_number(columns[one][0]) for one in ("sigma", "k"))
-    except ValueError as error:
-        raise UserError(f"{name}: certificates.csv has {error}") from None
+    # What is read here was checked with the rows (`proof.plan.fields`).
+    index = np.array([schema.as_whole(cell) for cell in columns["index"]], dtype=np.int64)
+    radius = {
+        method: np.array([schema.as_radius(cell) for cell in columns[f"radius_{method}"]])
+        for method in schema.Method
+    }
+    sigma, k = (schema.as_number(columns[one][0]) for one in ("sigma", "k"))
     if unreadable := columns["status"].count("unreadable"):
         remarks.append(f"{unreadable} images could not be read: they count as not certified.")
     dataset = " ".join(str(settings[key]) for key in ("dataset",) if key in settings)
 
     another, labelled = _of_another_class(columns)
-    if any(one == schema.PREDICTED for one in columns.get("label_from", [])):
+    if columns["label_from"][0] == schema.PREDICTED:
         remarks.append(_what_is_counted(columns["n0"][0], labelled))
 
     def radii(method: str, found: np.ndarray) -> Radii:
@@ -227,16 +234,12 @@ def _of_columns(
 def _of_another_class(columns: dict[str, list[str]]) -> tuple[np.ndarray, bool]:
     """(images,) whose certificate is known to be of a class that is not the label; and whether
     labels are known where classes were predicted."""
-    size = len(columns["index"])
-    if schema.PREDICTED not in columns.get("label_from", []):
-        return np.zeros(size, dtype=bool), True
-    try:
-        label, true_label = (
-            np.array([schema.as_whole(cell) for cell in columns[name]])
-            for name in ("label", "true_label")
-        )
-    except (KeyError, ValueError) as error:
-        raise UserError(f"certificates.csv has predicted classes, and {error}") from None
+    if columns["label_from"][0] != schema.PREDICTED:
+        return np.zeros(len(columns["index"]), dtype=bool), True
+    label, true_label = (
+        np.array([schema.as_whole(cell) for cell in columns[name]])
+        for name in ("label", "true_label")
+    )
     known = true_label >= 0
     return known & (label != true_label), bool(np.any(known))
 
@@ -288,14 +291,12 @@ def _half_finished(path: Path, name: str, config: dict[str, Any], made: dict[str
 
 def _log(path: Path) -> Finished:
     lines, wrong = smoothing_log.read_log(path)
-    if not lines:
-        raise UserError(f"{path} has no line of an image, so there is nothing to show")
     index = np.array([line.index for line in lines], dtype=np.int64)
     radius = np.array([line.certified for line in lines])
     predicted = [line for line in lines if line.predict != smoothing_log.ABSTAINED]
     another = sum(not line.correct and line.radius > 0.0 for line in predicted)
     labelled = any(line.label >= 0 for line in lines)
-    radii = Radii(LOGGED, path.stem, "", "", math.nan, math.nan, index, radius,
+    radii = Radii(LOGGED, path.name, "", "", math.nan, math.nan, index, radius,
                   wrong=another, labelled=labelled)  # fmt: skip
     columns = {
         "index": [str(line.index) for line in lines],
@@ -303,4 +304,4 @@ def _log(path: Path) -> Finished:
         "predict": [str(line.predict) for line in lines],
         "radius": [line.written for line in lines],
     }
-    return Finished(path.stem, {}, "", None, columns, index, {LOGGED: radii}, tuple(wrong))
+    return Finished(path.name, {}, "", None, columns, index, {LOGGED: radii}, tuple(wrong))

@@ -105,7 +105,7 @@ def test_every_row_says_all_that_it_follows_from() -> None:
     per_law = ["sigma", "cutoff", "quantile", "draws", "votes", "charge", "lower"]
     assert list(columns) == [
         "index", "label", "true_label", "label_from", "n0", "votes_n0",
-        "n", "votes", "draws", "grid", "rounding", "ambiguous", "charge_p",
+        "n", "votes", "seed", "compared", "draws", "grid", "rounding", "ambiguous", "charge_p",
         "dimension", "sigma", "k", "eta", "bounds", "alpha_np",
         "alpha_dsrs", "share_p", "planned", "look", "lower_np", "lower_p",
         *(f"{what}_{name}" for name in ("inside_0.5", "threshold_x+") for what in per_law),

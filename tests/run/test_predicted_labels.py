@@ -86,14 +86,27 @@ def test_proofs_say_whose_class_it_is(
     first, *rows = rows_of(runs / "half")[:4]
     assert checked([first, *rows]) == 0
     assert "is the one that draws of its own chose" in capsys.readouterr().out
-    # A row of the other protocol among them is no row of this file.
-    assert checked([first | {"label_from": "given"}, *rows]) == 1
-    assert "label_from is 'given', of other rows 'predicted'" in capsys.readouterr().out
-    # A file of an earlier version says nothing, and is of given labels.
-    new = ("true_label", "label_from", "n0", "votes_n0")
-    rows = rows_of(runs / "given")[:4]
-    assert checked([{k: row[k] for k in row if k not in new} for row in rows]) == 0
+    # A row of the other protocol among them is no row of this file, and says that it is not.
+    own = {"true_label": first["label"], "n0": "", "votes_n0": ""}
+    given = first | own | {"label_from": "given"}
+    assert checked([given, *rows]) == 1
+    assert "n0 is nothing, of other rows 100" in capsys.readouterr().out
+    # Nor can all rows hide that their classes were predicted.
+    for word in ("PREDICTED", "chosen", "", "given"):
+        hidden = [row | {"label_from": word} for row in (first, *rows)]
+        assert checked(hidden) == 1
+        assert "0 radii proved" in capsys.readouterr().out
+        refused(capsys, ["report", str(file), *report], "has no image")
+    hidden = [row | {"label_from": "given", "n0": "", "votes_n0": ""} for row in (first, *rows)]
+    assert checked(hidden) == 1
+    assert "label_from is 'given', but label is" in capsys.readouterr().out
+    # A file without these columns says nothing of it.
+    assert checked([{k: row[k] for k in row if k != "label_from"} for row in rows]) == 2
+    # A class that is not there is none that could be certified.
+    assert checked([first | {"label": ""}, *rows]) == 1
     assert main(["report", str(file), *report]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "label is '', not a number; it is left out" in said
 
 
 def test_a_run_continues_with_its_own_classes_alone(

@@ -65,7 +65,9 @@ def test_some_of_the_laws_keep_all_that_is_known_of_them() -> None:
     low, state = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]]), TABLE.state.copy()
     state[0, 2] = State.MISSING
     table = dataclasses.replace(TABLE, state=state, intervals=Intervals(low, low + 0.1, 0.01))
+    table = dataclasses.replace(table, seed=7, compared=100)
     part = table.only([0, 2])
+    assert (part.seed, part.compared) == (7, 100)
     assert part.names == ("p", "q2") and part.laws == (LAW, (INSIDE, LAW))
     assert part.intervals is not None and part.intervals.alpha == 0.01
     for before, after in ((table, part), (table.intervals, part.intervals)):

@@ -1,6 +1,6 @@
 """From counts of votes to probability bounds, and how alpha is shared between them."""
 
-from dsrs_jax.bounds.clopper_pearson import interval, lower_bound, recover_votes
+from dsrs_jax.bounds.clopper_pearson import interval, lower_bound, recover_votes, rounding
 from dsrs_jax.bounds.looks import Looks
 from dsrs_jax.bounds.prediction import Prediction, fewest_draws, predict
 from dsrs_jax.bounds.protocol import Bound, Protocol, Search
@@ -18,5 +18,6 @@ __all__ = [
     "pools",
     "predict",
     "recover_votes",
+    "rounding",
     "threshold",
 ]

@@ -16,6 +16,7 @@ from dsrs_jax.report.paper import PaperTable
 # The paper's authors count a radius at r when it reaches r less this.
 AUTHORS_SLACK = 1e-5
 _CONFIDENCE = 0.95
+_MOST_STEPS = 100
 
 
 def certified_accuracy(
@@ -92,8 +93,11 @@ def rounded_down(radius: float) -> str:
 
 
 def steps(found: Iterable[Radii], unit: float) -> list[float]:
-    """unit, 2 unit, ... up to the last that any image reaches."""
+    """unit, 2 unit, ... up to the last that any image reaches; a unit twice as long, or 4 times,
+    where these were more than 100."""
     most = max((float(one.radius.max(initial=0.0)) + one.slack for one in found), default=0.0)
+    while most > _MOST_STEPS * unit:
+        unit *= 2.0
     return [unit * i for i in range(1, int(most / unit + 1e-9) + 1)]
 
 

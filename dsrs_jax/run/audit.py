@@ -4,7 +4,8 @@
 
 A log is tab-separated, as Cohen et al. (2019) write it: idx label predict radius correct time.
 Its radii are sigma Phi^-1 of the one-sided lower bound, printed with a few digits: rounded up
-they claim more than the votes prove. Exit code 1: a radius that no votes give.
+they claim more than the votes prove. Exit code 1: a radius that no votes give, or a log that cannot
+be read.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from scipy import special
 
 from dsrs_jax import data, noise
-from dsrs_jax.bounds import Protocol, lower_bound
+from dsrs_jax.bounds import Protocol, lower_bound, rounding
 from dsrs_jax.certify import certify_table
 from dsrs_jax.proof import schema
 from dsrs_jax.run import ending
+from dsrs_jax.run.names import shortest_names
 from dsrs_jax.run.settings import CompilationOptions
 from dsrs_jax.run.smoothing_log import LogLine, read_log
-from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.errors import IncompleteError, UserError
 from dsrs_jax.system.files import make_folder, write_whole
 from dsrs_jax.system.options import group, option
 from dsrs_jax.votes import State, VoteTable
@@ -37,7 +40,6 @@ from dsrs_jax.votes.records import CONFIG_FILE
 
 _MOST_DRAWS = 10**7
 _SHOWN = 5
-_EXACT = 1e-9  # relative: of numbers printed with all digits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,19 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
+class VoteRadii:
+    """What 0, 1, ... n votes prove, by Cohen et al. (2019), section 3.2.
+
+    Attributes:
+        radius: (n + 1,) in pixel units, rounded down; 0 where the bound is not above 1/2.
+        error: (n + 1,) by how much another program's radius of as many votes may be above it.
+    """
+
+    radius: NDArray[np.float64]
+    error: NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
 class Audit:
     """What the votes say of the radii of a log.
 
@@ -96,70 +111,85 @@ def run(settings: Settings, words: Sequence[str]) -> int:
     """The exit code: 1 where a radius is one that no votes give.
 
     Raises:
-        UserError: a file is no log.
+        UserError: no file is a log that can be read.
+        IncompleteError: one of several is none; what the others say is printed.
     """
     del words
     settings.compilation.apply()
     console = Console()
     radii = radii_of_votes(settings.sigma, settings.n, settings.alpha)
+    names = shortest_names(settings.logs)
     table = Table(title="radii of logs: above what votes prove, or may be", box=box.SIMPLE_HEAD)
-    for column in ("log", "lines", "radii", "no votes", "above", "by up to", "may be", "by up to"):
-        table.add_column(column, justify="left" if column == "log" else "right")
+    # Names are not cut, however many columns a screen has.
+    table.add_column("log", min_width=max(map(len, names)), no_wrap=True)
+    for column in ("lines", "radii", "no votes", "above", "by up to", "may be", "by up to"):
+        table.add_column(column, justify="right")
     bad = 0
-    sentences = []
-    for log in settings.logs:
-        lines, wrong = read_log(Path(log))
-        if not lines:
-            raise UserError(f"{log} has no line of an image")
+    sentences: list[str] = []
+    left_out = []
+    for log, name in zip(settings.logs, names, strict=True):
+        try:
+            lines, wrong = read_log(Path(log))
+        except UserError as error:
+            left_out.append(str(error))
+            continue
         found = audit(lines, radii)
         none = found.least < 0
         bad += int(none.sum())
         certain, maybe = found.above > 0.0, (found.perhaps > 0.0) & (found.above == 0.0) & ~none
         table.add_row(
-            Path(log).name, str(len(lines)), str(len(found.lines)), str(int(none.sum())),
+            Text(name), str(len(lines)), str(len(found.lines)), str(int(none.sum())),
             *_counted(certain, found.above), *_counted(maybe, found.perhaps),
         )  # fmt: skip
-        sentences += [*wrong, *_named(Path(log).name, found, settings.n)]
+        sentences += [*wrong, *_named(name, found, settings.n)]
         if settings.as_run is not None:
             sentences.append(_as_run(settings, lines, found))
-    console.print(table)
+    if len(left_out) == len(settings.logs):
+        raise UserError("; ".join(left_out))
+    console.print(table, crop=False)
     for sentence in sentences:
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+    if left_out:
+        raise IncompleteError(f"left out: {'; '.join(left_out)}; of all others see above")
     return 1 if bad else 0
 
 
-def radii_of_votes(sigma: float, n: int, alpha: float) -> NDArray[np.float64]:
-    """(n + 1,) the radius that so many of n votes prove; 0 where the bound is not above 1/2.
-
-    Cohen et al., "Certified Adversarial Robustness via Randomized Smoothing" (2019), section 3.2.
-    """
+def radii_of_votes(sigma: float, n: int, alpha: float) -> VoteRadii:
+    """The radius that each number of n votes proves."""
     bound = np.asarray(lower_bound(np.arange(n + 1), n, alpha))
-    return sigma * np.where(bound > 0.5, special.ndtri(np.maximum(bound, 0.5)), 0.0)
+    certain = bound > 0.5
+    quantile = special.ndtri(np.where(certain, bound, 0.5))
+    # Of Phi^-1 the slope is one over the density.
+    error = rounding(bound) * math.sqrt(2.0 * math.pi) * np.exp(quantile**2 / 2.0)
+    return VoteRadii(sigma * quantile, np.where(certain, sigma * error, 0.0))
 
 
-def audit(lines: Sequence[LogLine], radii: NDArray[np.float64]) -> Audit:
-    """Which votes give the radii of a log, where `radii` are those of 0, 1, ... votes."""
+def audit(lines: Sequence[LogLine], proved: VoteRadii) -> Audit:
+    """Which votes give the radii of a log."""
+    radii, most_radii = proved.radius, proved.radius + proved.error
     own = [line for line in lines if line.radius > 0.0]
     printed = np.array([line.radius for line in own], dtype=np.float64)
     unit = _units(own)
     # Rounded to the nearest, up or down: the radius lies less than a unit from what is printed.
-    start = np.searchsorted(radii, printed - unit, side="right")
-    stop = np.searchsorted(radii, printed + unit, side="left")
+    start = np.searchsorted(most_radii, printed - unit, side="left")
+    stop = np.searchsorted(radii, printed + unit, side="right")
     start = np.maximum(start, np.searchsorted(radii, 0.0, side="right"))
     some = stop > start
     last = len(radii) - 1
     low, high = np.minimum(start, last), np.clip(stop - 1, 0, last)
-    tiny = _EXACT * printed
-    above = np.where(some & (radii[high] < printed - tiny), printed - radii[high], 0.0)
-    perhaps = np.where(some & (radii[low] < printed - tiny), printed - radii[low], 0.0)
+
+    def excess(votes: NDArray[np.int64]) -> NDArray[np.float64]:
+        more = printed - radii[votes]
+        return np.where(some & (printed > most_radii[votes]), more, 0.0)
+
     at = np.clip(np.searchsorted(radii, printed), 1, last)
     nearer = printed - radii[at - 1] < np.abs(radii[at] - printed)
     return Audit(
         own,
         np.where(some, low, -1),
         np.where(some, high, -1),
-        above,
-        perhaps,
+        excess(high),
+        excess(low),
         np.where(nearer, radii[at - 1], radii[at]),
     )
 
@@ -213,7 +243,7 @@ def _as_run(settings: Settings, lines: Sequence[LogLine], found: Audit) -> str:
     made = certify_table(dataclasses.replace(table, state=state), Protocol(settings.alpha))
     make_folder(out)
     write_whole(out / ending.CERTIFICATES_FILE, schema.text(schema.columns(made)))
-    config = {"dataset": settings.dataset, "split": "test", "arch": Path(settings.logs[0]).stem}
+    config = {"dataset": settings.dataset, "split": "test", "arch": Path(settings.logs[0]).name}
     write_whole(out / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
     exact = int(np.sum((found.least == found.most) & (found.least >= 0)))
     return (

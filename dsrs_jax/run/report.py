@@ -19,9 +19,11 @@ import numpy as np
 from rich.console import Console
 
 from dsrs_jax import report
+from dsrs_jax.proof import schema
 from dsrs_jax.report import PageRun, PaperTable, Radii, rounded_down
 from dsrs_jax.run import report_attack, smoothing_log
 from dsrs_jax.run.finished import DSRS, NEYMAN_PEARSON, Finished, read_run
+from dsrs_jax.run.names import shortest_names
 from dsrs_jax.run.report_published import from_published, published_radii
 from dsrs_jax.run.settings import CompilationOptions
 from dsrs_jax.system.errors import IncompleteError, UserError
@@ -152,19 +154,20 @@ def _page_runs(runs: list[Finished], settings: Settings, sentences: list[str]) -
 def _of_runs(settings: Settings) -> tuple[Page, list[Finished], list[str]]:
     runs: list[Finished] = []
     attacks, absent = [], []
-    for path in settings.runs:
+    for path, name in zip(settings.runs, shortest_names(settings.runs), strict=True):
         try:
             if report_attack.is_attack(Path(path)):
-                attacks.append(report_attack.read_attack(Path(path)))
+                attack = report_attack.read_attack(Path(path))
+                found = dataclasses.replace(attack.found, name=name)
+                attacks.append(dataclasses.replace(attack, found=found))
             else:
-                runs.append(read_run(Path(path)))
+                runs.append(_named(read_run(Path(path)), name))
         except UserError as error:
             absent.append(str(error))
     if settings.write_log is not None and attacks:
         raise UserError("--write-log is for a run of certify")
     if not runs and not attacks:
         raise UserError("; ".join(absent))
-    runs = _named_apart(runs)
     if settings.write_log is not None:
         _write_log(Path(settings.write_log), runs[0])
     banners = [f"{run.name}: {run.half}" for run in runs if run.half]
@@ -190,17 +193,9 @@ def _of_runs(settings: Settings) -> tuple[Page, list[Finished], list[str]]:
     return page, runs, absent
 
 
-def _named_apart(runs: list[Finished]) -> list[Finished]:
-    """The runs, with numbers behind names that are the same."""
-    names = [run.name for run in runs]
-    made = []
-    for number, run in enumerate(runs, start=1):
-        name = run.name if names.count(run.name) == 1 else f"{run.name} ({number})"
-        radii = {
-            method: dataclasses.replace(found, model=name) for method, found in run.radii.items()
-        }
-        made.append(dataclasses.replace(run, name=name, radii=radii))
-    return made
+def _named(run: Finished, name: str) -> Finished:
+    radii = {method: dataclasses.replace(found, model=name) for method, found in run.radii.items()}
+    return dataclasses.replace(run, name=name, radii=radii)
 
 
 def _of_same_images(runs: list[Finished]) -> list[list[Finished]]:
@@ -229,6 +224,9 @@ def _sentences(runs: list[Finished]) -> list[str]:
             sigma, k, alpha = (run.columns[one][0] for one in ("sigma", "k", "alpha_dsrs"))
             law = f"; σ = {float(sigma):g}, k = {float(k):g}, α = {float(alpha):g}"
             law += f", {run.columns['bounds'][0]} bounds, {run.columns['draws'][0]} draws"
+            law += f", seed {seed}" if (seed := run.columns["seed"][0]) else ""
+            if count := schema.as_whole(run.columns["compared"][0] or "0"):
+                law += f", {count:,} of them compared with the network's answers one by one"
         command = f" Command: `{run.command}`" if run.command else ""
         said.append(f"{' '.join(what)}{law}.{command}")
         said += run.remarks
@@ -349,7 +347,7 @@ def _write_log(file: Path, run: Finished) -> None:
     if not run.radii[NEYMAN_PEARSON].labelled:
         raise UserError(f"{run.name} has no labels, which a log must have")
     predicted = [int(float(label)) for label in run.columns["label"]]
-    labels = [int(float(one)) for one in run.columns.get("true_label", run.columns["label"])]
+    labels = [int(float(label)) for label in run.columns["true_label"]]
     # As the file has them: a log has the radius of the predicted class, right or wrong.
     radii = run.numbers("radius_dsrs" if DSRS in run.radii else "radius_np").tolist()
     make_folder(file.parent)

@@ -8,18 +8,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from dsrs_jax.proof import schema
 from dsrs_jax.report import rounded_down
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.files import write_whole
 
 HEADER = ("idx", "label", "predict", "radius", "correct", "time")
 ABSTAINED = -1
-_NUMBER = re.compile(r"\d+(\.\d*)?([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?")
+_ANSWERS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+_SHOWN = 5  # sentences of one kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,7 @@ class LogLine:
         index: place in the data set.
         label: the true class; predict: the smoothed classifier's, or -1.
         radius: in pixel units; `written` is its text.
-        correct: whether the prediction is the label.
+        correct: whether the prediction is the label; False where the columns contradict each other.
     """
 
     index: int
@@ -53,56 +55,95 @@ def is_log(file: Path) -> bool:
             begin = stream.read(200)
     except OSError:
         return False
-    return begin.decode(errors="replace").split("\n")[0].split()[:5] == list(HEADER[:5])
+    return _is_header(begin.decode("utf-8-sig", errors="replace").split("\n")[0])
+
+
+def _is_header(line: str) -> bool:
+    return line.split()[:5] == list(HEADER[:5])
 
 
 def read_log(file: Path) -> tuple[list[LogLine], list[str]]:
-    """The lines of a log, and a sentence for each that is none.
+    """The lines of a log, by index, and sentences on those that are damaged or contradictory.
 
-    Of an image that stands twice the last line counts, as of one that was begun again.
+    Of several lines of an image the first counts.
 
     Raises:
-        UserError: the file cannot be read, or is no such log.
+        UserError: the file cannot be read, or is no such log, or has no line of an image.
     """
     try:
-        content = file.read_bytes().decode(errors="replace")
+        content = file.read_bytes().decode("utf-8-sig", errors="replace")
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
     first, *lines = content.split("\n")
-    if first.split()[:5] != list(HEADER[:5]):
+    if not _is_header(first):
         raise UserError(
             f"{file} is no log of certified radii: its first line is not `{' '.join(HEADER)}`"
         )
     found: dict[int, LogLine] = {}
-    wrong = []
+    damaged, twice, contradictory = list[str](), list[str](), list[str]()
+    line_of: dict[int, int] = {}  # by image
     for number, line in enumerate(lines, start=2):
-        words = line.split()
-        if not words:
+        if not line.strip():
             continue
+        place = f"{file}, line {number}"
         if number == len(lines) + 1:  # no end of line after it
-            wrong.append(f"{file}, line {number}: the file ends inside this line; it is left out.")
+            damaged.append(f"{place}: the file ends inside this line; it is left out.")
             continue
         try:
-            one = _line(words)
+            log_line, contradiction = _line(_cells(line))
         except ValueError as error:
-            wrong.append(f"{file}, line {number}: {error}; it is left out.")
+            damaged.append(f"{place}: {error}; it is left out.")
             continue
-        found[one.index] = one
-    return [found[index] for index in sorted(found)], wrong
+        index = log_line.index
+        if line_of.setdefault(index, number) != number:
+            twice.append(
+                f"{place}: index {index} is that of line {line_of[index]}, too (two logs in one "
+                "file?); it is left out."
+            )
+            continue
+        found[index] = log_line
+        if contradiction:
+            contradictory.append(f"{place}: {contradiction}; it does not count as certified.")
+    if not found:
+        why = f" ({damaged[0]})" if damaged else ""
+        raise UserError(f"{file} has no line of an image{why}")
+    sentences = [*_some(file, damaged), *_some(file, twice), *_some(file, contradictory)]
+    return [found[index] for index in sorted(found)], sentences
 
 
-def _line(words: list[str]) -> LogLine:
-    if len(words) < 5:
-        raise ValueError(f"{len(words)} columns where a log has {len(HEADER)}")
-    if _NUMBER.fullmatch(words[3]) is None or not math.isfinite(float(words[3])):
-        raise ValueError(f"the radius is {words[3]!r}, no number from 0 on")
-    try:
-        index, label, predict, correct = (int(words[column]) for column in (0, 1, 2, 4))
-    except ValueError:
-        raise ValueError("idx, label, predict and correct must be whole numbers") from None
-    if index < 0 or correct not in (0, 1) or predict < ABSTAINED:
-        raise ValueError("idx, predict or correct is outside its domain")
-    return LogLine(index, label, predict, float(words[3]), correct == 1, words[3])
+def _some(file: Path, sentences: list[str]) -> list[str]:
+    more = len(sentences) - _SHOWN
+    rest = [f"{file}: and {more:,} more such lines."] if more > 0 else []
+    return sentences[:_SHOWN] + rest
+
+
+def _cells(line: str) -> list[str]:
+    """What stands between tabs, which may be nothing; between spaces where there are no tabs."""
+    return [cell.strip() for cell in line.split("\t")] if "\t" in line.strip() else line.split()
+
+
+def _line(cells: list[str]) -> tuple[LogLine, str]:
+    """A line, and how its columns contradict each other, if they do."""
+    if len(cells) < 5:
+        raise ValueError(f"{len(cells)} columns where a log has {len(HEADER)}")
+    row = dict(zip(HEADER, cells, strict=False))
+    if _NUMBER.fullmatch(row["radius"]) is None:
+        raise ValueError(f"radius is {row['radius']!r}, no number from 0 on")
+    radius = schema.said(schema.as_radius, row, "radius")
+    index, label, predict = (schema.said(schema.as_whole, row, name) for name in HEADER[:3])
+    correct = _ANSWERS.get(row["correct"].lower())
+    if correct is None:
+        raise ValueError(f"correct is {row['correct']!r}, not 0 or 1")
+    if index < 0 or predict < ABSTAINED:
+        raise ValueError("idx or predict is outside its domain")
+    contradiction = ""
+    if label >= 0 and correct != (predict == label):
+        contradiction = f"correct is {row['correct']}, but predict is {predict} and label {label}"
+    elif predict == ABSTAINED and radius > 0.0:
+        contradiction = f"predict is {predict}, an abstention, but radius is {row['radius']}"
+    return LogLine(
+        index, label, predict, radius, correct and not contradiction, row["radius"]
+    ), contradiction
 
 
 def write_log(file: Path, rows: Iterable[tuple[int, int, int, float]]) -> None:

@@ -59,6 +59,7 @@ ROWS = [
     ("attack --batch 0", "--batch must be positive, got 0"),
     ("audit nowhere.tsv --sigma 0.5", "cannot read nowhere.tsv"),
     ("audit a_file --sigma 0.5", "is no log"),
+    ("audit a_file nowhere --sigma 0.5", "cannot read nowhere"),
     ("audit a_file --sigma -1", "--sigma must be positive"),
     ("audit a_file --sigma 0.5 --n 0", "--n must lie in"),
     ("audit a_file --sigma 0.5 --alpha 1", "--alpha must lie in"),

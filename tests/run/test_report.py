@@ -1,6 +1,7 @@
 """`dsrs-jax report`: tables that are true of the runs, of half a run, and of published files."""
 
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -147,6 +148,36 @@ def test_damaged_rows_and_unreadable_images_are_told(
     assert main(["report", str(file), "--out", str(tmp_path / "results")]) == 0
     said = capsys.readouterr().out
     assert "1 images could not be read" in said and "it is left out" in said
+
+
+def test_logs_have_their_own_names_and_radii_of_any_size_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["sigma_0.25", "sigma_0.50"]
+    for name, radius in zip(names, ("0.5", "900000.0"), strict=True):
+        lines = ["idx\tlabel\tpredict\tradius\tcorrect\ttime", f"0\t3\t3\t{radius}\t1\t1.0", ""]
+        (tmp_path / name).write_text("\n".join(lines))
+    out = tmp_path / "results"
+    assert main(["report", *(str(tmp_path / name) for name in names), "--out", str(out)]) == 0
+    found = table(out, "accuracy")
+    assert found["radius"] == [f"{name}, as logged" for name in names]
+    assert len(found) <= 105 and max(float(one) for one in list(found)[1:-3]) > 450_000
+    # A number that is none is named; it ends in no traceback.
+    law = generalized_gaussian(64, 0.5, 28.0)
+    counted = VoteTable.from_counts([law], [1900, 1800], 2000)
+    counted = dataclasses.replace(counted, seed=12345, compared=1000)
+    columns = schema.columns(certify_table(counted, Protocol(0.001)))
+    file = tmp_path / "certificates.csv"
+    file.write_text(schema.text(columns))
+    capsys.readouterr()
+    assert main(["report", str(file), "--out", str(out)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "float32 draws, seed 12345, 1,000 of them compared" in said
+    file.write_text(schema.text(columns | {"radius_np": ["1e308", "0.25"]}))
+    assert main(["report", str(file), "--out", str(out)]) == 0
+    assert "radius_np is 1e+308, outside [0, 1e+06]; it is left out" in capsys.readouterr().out
+    file.write_text(schema.text(columns | {"lower_np": ["much", "0.9"]}))
+    refused(capsys, ["report", str(file), "--out", str(out)], "lower_np is 'much', not a number")
 
 
 def test_published_radii_stand_beside_a_run_of_the_same_law(

@@ -147,11 +147,11 @@ def _of_the_network(rows: Sequence[Row]) -> str:
     """The seed of its draws, and whether its answers were seen to be those for one image alone."""
     seed, compared = (rows[0].fields[column] for column in ("seed", "compared"))
     network = (
-        "the network's answers in a batch were not compared with those for one draw alone: that it "
+        "no answers of the network in a batch of one image were compared with others: that it "
         "is a function of one image is taken on trust; "
     )
     if compared and (count := as_whole(compared)):
-        network = f"the network's answers to {count:,} draws were the same alone and in a batch; "
+        network = f"the network's answers to {count:,} draws were the same in a mixed batch; "
     return (f"seed {as_whole(seed)}; " if seed else "") + network
 
 

@@ -226,7 +226,7 @@ def _sentences(runs: list[Finished]) -> list[str]:
             law += f", {run.columns['bounds'][0]} bounds, {run.columns['draws'][0]} draws"
             law += f", seed {seed}" if (seed := run.columns["seed"][0]) else ""
             if count := schema.as_whole(run.columns["compared"][0] or "0"):
-                law += f", {count:,} of them compared with the network's answers one by one"
+                law += f", the network's answers to {count:,} of them the same in a mixed batch"
         command = f" Command: `{run.command}`" if run.command else ""
         said.append(f"{' '.join(what)}{law}.{command}")
         said += run.remarks

@@ -66,7 +66,7 @@ def test_a_file_is_proved(table: str, verdict) -> None:
         f"Proved: of 3 images of dimension 784, radii up to {longest:.4g}, each wrong with "
         "probability at most alpha = 0.001, under the law P of sigma = 0.5, k = 380, eta = 2; "
         "draws of an image: 50,000 of P, 35,000 of inside_0.7; seed 12345; the network's answers "
-        "to 4,096 draws were the same alone and in a batch; sound draws on a grid of 1/255, of "
+        "to 4,096 draws were the same in a mixed batch; sound draws on a grid of 1/255, of "
         "an image 0 to 2 (2 values) ambiguous, by a rounding error of 1e-13, and counted as wrong, "
         "up to 1.2e-11 taken off a bound for their uniforms of 64 bits"
     )

@@ -23,6 +23,7 @@ from dsrs_jax.models.interface import (
     compiled,
     digest_of,
     forward,
+    refuse_too_few_classes,
 )
 from dsrs_jax.models.registry import (
     ARCHITECTURES,
@@ -76,6 +77,7 @@ __all__ = [
     "metadata_of",
     "parameters_of",
     "read_arrays",
+    "refuse_too_few_classes",
     "save_model",
     "scaled_as",
     "with_parameters",

@@ -12,7 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from dsrs_jax.models.interface import BaseClassifier, Replica, compiled, digest_of
+from dsrs_jax.models.interface import (
+    BaseClassifier,
+    Replica,
+    compiled,
+    digest_of,
+    refuse_too_few_classes,
+)
 from dsrs_jax.system.errors import UserError
 
 AVERAGES = ("softmax", "logits")
@@ -27,7 +33,7 @@ class Ensemble(BaseClassifier):
             of their logits.
 
     Raises:
-        UserError: members that do not belong together, or an unknown average.
+        UserError: members that do not belong together or have one class, or an unknown average.
     """
 
     def __init__(self, members: Sequence[BaseClassifier], average: str = "softmax") -> None:
@@ -35,6 +41,7 @@ class Ensemble(BaseClassifier):
             raise UserError(f"unknown average {average!r}; known: {', '.join(AVERAGES)}")
         self.members, self.average = tuple(members), average
         first = self.members[0].metadata
+        refuse_too_few_classes(first.arch, first.classes)
         for other in self.members[1:]:
             found = other.metadata
             if (found.image_shape, found.classes) != (first.image_shape, first.classes):

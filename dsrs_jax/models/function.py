@@ -69,7 +69,10 @@ def as_pytree(function: Any) -> Callable[[Array], Array]:
         graphdef, state = nnx.split(inference_view(function))
         return _Merged(jax.tree.map(jnp.copy, state), graphdef)
     if not callable(function):
-        raise UserError(f"a {type(function).__name__} cannot be called with images")
+        raise UserError(
+            f"{type(function).__name__} cannot be called with images; a model is a PyTorch module, "
+            "a Flax module or a function of JAX"
+        )
     leaves = jax.tree.leaves(function)
     arrays = all(isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves)
     is_tree = len(leaves) != 1 or leaves[0] is not function

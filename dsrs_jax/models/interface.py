@@ -12,6 +12,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
+from dsrs_jax.system.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelMetadata:
@@ -39,6 +41,16 @@ class ModelMetadata:
     source: str | None = None
     source_sha256: str | None = None
     parameters: int | None = None
+
+
+def refuse_too_few_classes(name: str, classes: int) -> None:
+    """UserError, with the way out, unless a classifier of this name has at least two classes."""
+    if classes < 2:
+        raise UserError(
+            f"{name} returns {classes} number{'s' * (classes != 1)} for an image, and a classifier "
+            "has at least two classes; a network that ends in one logit z (a sigmoid) has to "
+            "return the two logits 0 and z"
+        )
 
 
 class Replica(NamedTuple):

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dsrs_jax.convert.file_kinds import CHECKPOINT, another_kind
 from dsrs_jax.convert.layouts import MEANS, parameters_from, parts
 from dsrs_jax.convert.safetensor_files import read_safetensors
 from dsrs_jax.models import (
@@ -270,10 +271,11 @@ def read_tensors(
                 "save its state dict alone and convert that: "
                 f"{_command(file, weights or 'state_dict')}"
             ) from None
-        raise UserError(f"{file} is not a PyTorch checkpoint") from None
+        kind = another_kind(file, CHECKPOINT) or "is not a PyTorch checkpoint"
+        raise UserError(f"{file} {kind}") from None
     except Exception as error:  # torch raises many kinds for damaged files
-        what = first_line(error)
-        raise UserError(f"{file} is damaged, cut short or no checkpoint: {what}") from None
+        damaged = f"is damaged, cut short or no checkpoint: {first_line(error)}"
+        raise UserError(f"{file} {another_kind(file, CHECKPOINT) or damaged}") from None
     arch, state = _state_dict(file, content, torch.Tensor, weights)
     return arch, {
         name: _array(tensor, f"{file}: the tensor {name}") for name, tensor in state.items()

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from dsrs_jax.convert.file_kinds import PROGRAM, another_kind
 from dsrs_jax.system.errors import UserError, first_line
 
 # The numbers that torch.export writes for types (torch/_export/serde/schema.py).
@@ -26,6 +27,7 @@ _DTYPES: dict[int, Any] = {
     1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.float16, 7: np.float32,
     8: np.float64, 12: np.bool_, 13: ml_dtypes.bfloat16,
 }  # fmt: skip
+_MAJOR = 8  # of that schema: PyTorch 2.8 to 2.13 write it, and read no other
 _WEIGHTS, _CONSTANTS = "data/weights", "data/constants"
 _SIZE = 2**40  # a tensor of more bytes is none
 # A tensor may show its numbers several times (an expanded one), but not without end.
@@ -84,9 +86,10 @@ def read_program(file: str | Path | io.BytesIO) -> tuple[Graph, dict[str, np.nda
         with zipfile.ZipFile(file) as archive:  # type: ignore[arg-type]
             content = _Archive(archive)
             program = content.json("models/model.json")
+            _check_version(program, content)
             return _read(program, content)
     except UserError as error:
-        raise UserError(f"{name}: {error}") from None
+        raise UserError(_refusal(file, f"{name}: {error}")) from None
     except OSError as error:
         raise UserError(f"cannot read {name}: {error.strerror or error}") from error
     except (
@@ -104,10 +107,17 @@ def read_program(file: str | Path | io.BytesIO) -> tuple[Graph, dict[str, np.nda
         AssertionError,
         EOFError,
     ) as error:
-        raise UserError(
+        damaged = (
             f"{name} is damaged or no program that torch.export.save of PyTorch 2.8 or newer "
             f"wrote ({type(error).__name__}: {first_line(error)})"
-        ) from None
+        )
+        raise UserError(_refusal(file, damaged)) from None
+
+
+def _refusal(file: str | Path | io.BytesIO, otherwise: str) -> str:
+    """That the file is of another kind, if it is one that is known."""
+    kind = None if isinstance(file, io.BytesIO) else another_kind(Path(file), PROGRAM)
+    return f"{file} {kind}" if kind else otherwise
 
 
 class _Archive:
@@ -127,9 +137,12 @@ class _Archive:
     def has(self, name: str) -> bool:
         return name in self._names
 
-    def json(self, name: str) -> Any:
+    def text(self, name: str) -> str:
         with self.open(name) as stream:
-            return json.loads(stream.read().decode())
+            return stream.read().decode()
+
+    def json(self, name: str) -> Any:
+        return json.loads(self.text(name))
 
     def tensors(self, folder: str, kind: str) -> dict[str, np.ndarray]:
         """The tensors that a folder's list names."""
@@ -180,6 +193,20 @@ def _dtype(number: int) -> np.dtype[Any]:
     return np.dtype(_DTYPES[number])
 
 
+def _check_version(program: dict[str, Any], archive: _Archive) -> None:
+    """UserError for a file of another schema, whose words may mean something else."""
+    major, writer = program["schema_version"]["major"], program.get("torch_version")
+    if major != _MAJOR:
+        by = f" (PyTorch {writer})" if isinstance(writer, str) and writer.isprintable() else ""
+        raise UserError(
+            f"it has version {major!r:.20} of the schema of torch.export{by:.60}, and {_MAJOR} is "
+            "known here: save it again with PyTorch 2.8 to 2.13"
+        )
+    order = archive.text("byteorder") if archive.has("byteorder") else "little"
+    if order != "little":
+        raise UserError(f"its bytes are in the order {order!r:.20}; save it on another machine")
+
+
 def _read(program: dict[str, Any], archive: _Archive) -> tuple[Graph, dict[str, np.ndarray]]:
     module = program["graph_module"]
     graph, signature = module["graph"], module["signature"]
@@ -210,10 +237,14 @@ def _read(program: dict[str, Any], archive: _Archive) -> tuple[Graph, dict[str, 
         if kind == "user_output":
             [(what, value)] = entry["arg"].items()
             outputs.append(value["name"] if what == "as_tensor" else "")
-        elif kind != "token":
+        elif kind in ("buffer_mutation", "parameter_mutation"):
+            kept = entry.get("buffer_name") or entry.get("parameter_name")
             raise UserError(
-                "it changes what it keeps (batch norm in training mode?); export it after .eval()"
+                f"it writes into its tensor {kept!r:.80} at each call; export it after .eval(), "
+                "and without operations in place on what it keeps"
             )
+        elif kind not in _OF_NO_RESULT:
+            raise UserError(f"it returns a {kind}; export the classifier alone, in evaluation mode")
     meta = graph["tensor_values"][images[0]]
     shape = tuple(_number(one["as_int"]) if "as_int" in one else None for one in meta["sizes"])
     nodes = tuple(_node(one, graph["tensor_values"]) for one in graph["nodes"])
@@ -225,6 +256,8 @@ def _read(program: dict[str, Any], archive: _Archive) -> tuple[Graph, dict[str, 
     return Graph(nodes, images[0], shape, tuple(outputs), digest), weights
 
 
+# An order of effects; images written in place, which nothing reads after the program.
+_OF_NO_RESULT = ("token", "user_input_mutation")
 _STORED_AS = ("parameter_name", "buffer_name", "tensor_constant_name")
 
 

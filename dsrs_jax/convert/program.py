@@ -83,8 +83,8 @@ def program(graph: Graph, weights: dict[str, np.ndarray], dtype: str = "float32"
 
     Raises:
         MissingOperatorError: names the operators that have no meaning here, how often and where.
-        UserError: it changes a tensor in place that something else looks at, or has whole numbers
-            beyond 32 bits.
+        UserError: it changes a tensor in place that something else looks at, or has weights that
+            are NaN or whole numbers beyond 32 bits.
     """
     missing = Counter(node.target for node in graph.nodes if node.target not in OPERATORS)
     if missing:
@@ -102,7 +102,11 @@ def _narrowed(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
         if (narrow != array).any():
             raise UserError(f"its tensor {name} holds whole numbers beyond 32 bits")
         return narrow
-    return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return array
+    if unsound := np.count_nonzero(np.isnan(array)):
+        raise UserError(f"its tensor {name} has {unsound:,} of {array.size:,} values that are NaN")
+    return array.astype(dtype)
 
 
 def _check_in_place(graph: Graph) -> None:

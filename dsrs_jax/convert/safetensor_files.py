@@ -8,6 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from dsrs_jax.convert.file_kinds import SAFETENSORS, another_kind
 from dsrs_jax.system.errors import UserError, first_line
 
 # The format's names for types; its numbers are little-endian.
@@ -38,9 +39,8 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
     try:
         entries = safetensors.deserialize(content)
     except Exception as error:  # of the package's own kind, which may change
-        raise UserError(
-            f"{file} is damaged, cut short or no .safetensors file: {first_line(error)}"
-        ) from None
+        damaged = f"is damaged, cut short or no .safetensors file: {first_line(error)}"
+        raise UserError(f"{file} {another_kind(file, SAFETENSORS) or damaged}") from None
     if not entries:
         raise UserError(f"{file} holds no tensors")
     tensors = {}

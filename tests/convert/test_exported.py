@@ -19,6 +19,7 @@ from commands import python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsrs_jax import certify_images
 from dsrs_jax.convert.exported import read_program
 from dsrs_jax.convert.program import Program, program
 from dsrs_jax.convert.program_classifier import from_file
@@ -154,9 +155,37 @@ def test_weights_that_cannot_be_read_are_refused(changes: Any, message: str) -> 
     assert message in message_of(changed(*changes, name=LISTED))
 
 
-def test_whole_numbers_beyond_32_bits_are_refused() -> None:
+def test_numbers_that_no_weight_may_have_are_refused() -> None:
     large = {f"{WEIGHTS}weight_8": np.int64(2**40).tobytes()}  # how many batches there were
     assert "beyond 32 bits" in message_of(written(PARTS | large))
+    bias = {f"{WEIGHTS}weight_5": np.full(5, np.nan, np.float32).tobytes()}
+    message = message_of(written(PARTS | bias))
+    assert "its tensor p_5_bias has 5 of 5 values that are NaN" in message
+
+
+@pytest.mark.parametrize("major", [7, 9, "8", None])
+def test_another_version_of_the_schema_is_refused_with_the_pytorch_that_wrote_it(
+    major: Any,
+) -> None:
+    stream = changed(("schema_version/major", major), ("torch_version", "3.1.0"))
+    assert (
+        f"it has version {major!r} of the schema of torch.export (PyTorch 3.1.0), and 8 is known "
+        "here: save it again with PyTorch 2.8 to 2.13" in message_of(stream)
+    )
+
+
+def test_weights_in_the_other_order_of_bytes_are_refused() -> None:
+    assert "order 'big'" in message_of(written(PARTS | {"archive/byteorder": b"big"}))
+
+
+def test_a_program_of_one_class_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    one = {"as_int": 1}
+    sizes = [(f"config/5.{name}/tensor_meta/sizes/0", one) for name in ("weight", "bias")]
+    file = tmp_path / "m.pt2"
+    file.write_bytes(changed(*sizes, name=LISTED).getvalue())
+    images = IMAGES.transpose(0, 2, 3, 1).clip(0, 1)
+    with pytest.raises(UserError, match=r"m\.pt2 returns 1 number .* the two logits 0 and z"):
+        certify_images(file, images, None, sigma=0.1, n=100, quiet=True)
 
 
 NODE, ATEN = f"{GRAPH}/nodes/3", "torch.ops.aten"  # a ReLU, before it a batch norm
@@ -178,7 +207,9 @@ GIVEN = "graph_module/signature/input_specs/9/user_input/arg"
         ([(f"{NODE}/inputs/0/arg", {"as_graph": 1})], "a kind that is not known here: as_graph"),
         ([(GIVEN, {"as_none": True})], "it takes 0 tensors"),
         ([(GIVEN, {"as_int": 3})], "it takes more than a batch of images"),
-        ([(RETURNED, {"buffer_mutation": {}})], "it changes what it keeps (batch norm in training"),
+        ([(RETURNED, {"buffer_mutation": {"buffer_name": "1.running_mean"}})],
+         "it writes into its tensor '1.running_mean' at each call; export it after .eval()"),
+        ([(RETURNED, {"loss_output": {}})], "it returns a loss_output; export the classifier"),
     ],
 )  # fmt: skip
 def test_what_a_program_may_not_do_is_told(changes: Any, message: str) -> None:
@@ -187,6 +218,14 @@ def test_what_a_program_may_not_do_is_told(changes: Any, message: str) -> None:
 
 def test_what_is_changed_in_place_and_not_used_again_gives_the_same_logits() -> None:
     found = logits_of(program(*read_program(changed(IN_PLACE))))
+    np.testing.assert_allclose(found, logits_by_numpy(), rtol=0, atol=1e-5)
+
+
+def test_images_that_a_program_writes_into_are_no_result_of_it() -> None:
+    outputs = json.loads(PARTS[MODEL])["graph_module"]["signature"]["output_specs"]
+    written_to = {"user_input_mutation": {"arg": {"name": "relu"}, "user_input_name": "input"}}
+    stream = changed(("graph_module/signature/output_specs", [written_to, *outputs]))
+    found = logits_of(program(*read_program(stream)))
     np.testing.assert_allclose(found, logits_by_numpy(), rtol=0, atol=1e-5)
 
 

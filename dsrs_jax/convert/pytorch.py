@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import copy
+import dataclasses
 import inspect
 import io
 import logging
@@ -18,8 +18,16 @@ from jaxtyping import Array, Float, Float32
 from dsrs_jax.convert.exported import read_program
 from dsrs_jax.convert.program import program
 from dsrs_jax.convert.program_classifier import PROBABILITIES, ProgramClassifier
+from dsrs_jax.convert.torch_modules import call_failure, duplicate, evaluation_copy
 from dsrs_jax.convert.user_code import failure
-from dsrs_jax.models import BaseClassifier, InputScaling, ModelMetadata, Replica, digest_of
+from dsrs_jax.models import (
+    BaseClassifier,
+    InputScaling,
+    ModelMetadata,
+    Replica,
+    digest_of,
+    refuse_too_few_classes,
+)
 from dsrs_jax.system.errors import UserError, first_line
 
 _LARGEST_BATCH = 65536  # of an exported program
@@ -51,7 +59,7 @@ class TorchClassifier(BaseClassifier):
         compiled: bool = False,
     ) -> None:
         # A copy, since it is moved; its weights in the order in which the images come.
-        self._module = copy.deepcopy(module).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._module = duplicate(module).to(memory_format=torch.channels_last)
         self.metadata, self.scaling, self.dtype = metadata, scaling, dtype
         self.backend = "torch-compiled" if compiled else "torch"
         self._source = source
@@ -64,9 +72,12 @@ class TorchClassifier(BaseClassifier):
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights, of the module's classes, as text and as code, and the scaling."""
-        arrays = {name: _array(one) for name, one in self._module.state_dict().items()}
+        arrays = {name: _array(one, name) for name, one in self._module.state_dict().items()}
         classes = {type(one) for one in self._module.modules()}
         code = sorted(f"{one.__module__}.{one.__qualname__} {_code(one)}" for one in classes)
+        # Of TorchScript and of traced graphs the class says nothing.
+        made = (torch.jit.ScriptModule, torch.fx.GraphModule)
+        code += [str(one.code) for one in self._module.modules() if isinstance(one, made)]
         about = f"{self.scaling} {self.dtype}"
         return digest_of(arrays, repr(self._module), self._source, about, *code)
 
@@ -77,7 +88,7 @@ class TorchClassifier(BaseClassifier):
         return self._replicas
 
     def _replica(self, device: jax.Device, place: torch.device) -> Replica:
-        module = self._module if place.type == "cpu" else copy.deepcopy(self._module).to(place)
+        module = self._module if place.type == "cpu" else duplicate(self._module).to(place)
         if self.backend == "torch-compiled":
             module = torch.compile(module, dynamic=False, options={"freezing": True})  # type: ignore[assignment]
         mean, deviation = (
@@ -87,7 +98,8 @@ class TorchClassifier(BaseClassifier):
         before: list[tuple[Array, Any]] = []
 
         def logits(images: Array) -> Array:
-            with torch.inference_mode(), _precision(self.dtype, place):
+            # A module that takes gradients in its forward pass turns them on for itself.
+            with torch.no_grad(), _precision(self.dtype, place):
                 pixels = torch.from_dlpack(images).to(place).permute(0, 3, 1, 2)
                 scaled = (pixels - mean) / deviation  # a new tensor: a module may write into it
                 if place.type == "cuda":
@@ -99,17 +111,27 @@ class TorchClassifier(BaseClassifier):
                     event.record(torch.cuda.current_stream(place))
                     before[:] = [(images, event)]
                 try:
-                    answer = module(scaled).float().contiguous()
+                    answer = module(scaled).detach().float().contiguous()
                 except torch.OutOfMemoryError as error:
                     raise UserError(
                         f"the device has not enough memory for {len(images)} draws at once in "
                         "PyTorch; use --backend jax, --dtype bfloat16 or a device with more memory"
                     ) from error
+                except Exception as error:  # of a user's code, or of the compiler
+                    raise UserError(self._failure(images, error)) from error
             if place.type == device.platform.replace("gpu", "cuda"):
                 return jax.dlpack.from_dlpack(answer)
             return jax.device_put(answer.cpu().numpy(), device)
 
         return Replica(device, "cpu" if place.type == "cpu" else "gpu", logits)
+
+    def _failure(self, images: Array, error: Exception) -> str:
+        count, height, width, channels = images.shape
+        if self.backend == "torch-compiled":
+            what = failure(f"{self.metadata.arch} through torch.compile", error)
+            return f"{what}; use --backend torch"
+        shape = (count, channels, height, width)
+        return call_failure(self._module, self.metadata.arch, shape, error)
 
 
 def _devices() -> list[tuple[jax.Device, torch.device]]:
@@ -134,11 +156,13 @@ def _precision(dtype: str, place: torch.device) -> contextlib.AbstractContextMan
     return torch.autocast(place.type, dtype=torch.bfloat16)
 
 
-def _array(tensor: Any) -> np.ndarray:
+def _array(tensor: Any, name: str) -> np.ndarray:
     if not isinstance(tensor, torch.Tensor):  # a module may keep other things there
         return np.frombuffer(repr(tensor).encode(), np.uint8)
-    plain = tensor.detach().cpu()
-    return (plain.float() if plain.is_floating_point() else plain).numpy()
+    try:
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy(force=True)
+    except (RuntimeError, TypeError) as error:  # sparse, or of a subclass with its own numbers
+        raise UserError(f"the tensor {name} is no plain array: {first_line(error)}") from error
 
 
 def _code(kind: type) -> str:
@@ -163,7 +187,10 @@ class _Logits(torch.nn.Module):
         if self.output == PROBABILITIES:
             found = torch.log(torch.clamp(found, min=torch.finfo(torch.float32).tiny))
         elif self.output is not None:
-            found = found[int(self.output) if self.output.isdecimal() else self.output]
+            if self.output.isdecimal():
+                return found[int(self.output)]
+            # A dictionary's entry, or a field of a named tuple or a dataclass.
+            return found[self.output] if isinstance(found, dict) else getattr(found, self.output)
         return found
 
 
@@ -174,10 +201,10 @@ def prepared(
     scaling: InputScaling,
     output: str | None = None,
 ) -> tuple[torch.nn.Module, int]:
-    """The module on the CPU with its logits as its only result, and the number of its classes.
+    """A copy of a module, with its logits as its only result, and the number of its classes.
 
     Args:
-        module: a user's.
+        module: a user's; it stays as it is.
         name: of it, for messages.
         image_shape: (H, W, C).
         scaling: of its input.
@@ -185,35 +212,38 @@ def prepared(
 
     Raises:
         UserError: in one line what to change: it cannot take such images, does not return logits,
-            or its answers to an image depend on chance or on other images.
+            has fewer than two classes, or its answers to an image depend on chance or on other
+            images.
     """
-    if any(one.is_meta for one in module.parameters()):
-        raise UserError(f"{name} has weights that were never loaded (device meta)")
-    module = module.cpu()
-    for path, one in module.named_modules():
-        if one.training and _has_mode(one):
-            raise UserError(
-                f"{name} is in training mode ({path or type(one).__name__}: {type(one).__name__}); "
-                "call .eval() on it where it is made"
-            )
-    chosen = _Logits(module, output).eval()
+    copied = evaluation_copy(module, name)
+    chosen = _Logits(copied, output).eval()
     height, width, channels = image_shape
     pixels = torch.from_numpy(
         np.random.default_rng(0).normal(0.5, 0.25, (3, channels, height, width)).astype(np.float32)
     )
+    # By name: what the process has set as default type and device is not for images.
     mean, deviation = (
-        torch.tensor(numbers).reshape(1, -1, 1, 1) for numbers in (scaling.mean, scaling.deviation)
+        torch.tensor(numbers, dtype=torch.float32, device="cpu").reshape(1, -1, 1, 1)
+        for numbers in (scaling.mean, scaling.deviation)
     )
     pixels = (pixels - mean) / deviation
-    with torch.no_grad():
+    before = _versions(copied)
+    with torch.no_grad(), torch.random.fork_rng(devices=()):
         whole = _answer(chosen, pixels.clone(), name)
         again = _answer(chosen, pixels.clone(), name)
         alone = _answer(chosen, pixels[:1].clone(), name)
-    largest = float(whole.abs().max())
+    if torch.isnan(whole).any():
+        raise UserError(f"the logits of {name} are NaN; {_reason_of_nan(copied)}")
+    # Logits may be -inf: of classes that are left out.
+    largest = float(torch.where(torch.isinf(whole), 0.0, whole).abs().max())
     if not torch.allclose(whole, again, rtol=0, atol=_TORN * largest, equal_nan=True):
+        written = [key for key, version in _versions(copied).items() if version != before[key]]
+        reason = "it draws random numbers (dropout that .eval() does not turn off?)"
+        if written:
+            reason = f"it writes into its tensor {written[0]} at each call"
         raise UserError(
-            f"the logits of {name} differ from call to call: it draws random numbers (dropout that "
-            ".eval() does not turn off?), and a vote must depend on the image alone"
+            f"the logits of {name} differ from call to call: {reason}, and a vote must depend on "
+            "the image alone"
         )
     if not torch.allclose(whole[:1], alone, rtol=0, atol=_TORN * largest, equal_nan=True):
         raise UserError(
@@ -223,12 +253,20 @@ def prepared(
     return chosen, int(whole.shape[1])
 
 
-def _has_mode(module: torch.nn.Module) -> bool:
-    """Whether it does something else in training mode."""
-    if isinstance(module, torch.nn.modules.dropout._DropoutNd):
-        return module.p > 0
-    batch_norm = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
-    return batch_norm or "drop" in type(module).__name__.lower()
+def _tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _versions(module: torch.nn.Module) -> dict[str, int]:
+    """How often each of its tensors was written into."""
+    return {name: tensor._version for name, tensor in _tensors(module).items()}
+
+
+def _reason_of_nan(module: torch.nn.Module) -> str:
+    for name, tensor in _tensors(module).items():
+        if unsound := int(torch.isnan(tensor).sum()):
+            return f"its tensor {name} has {unsound:,} of {tensor.numel():,} values that are NaN"
+    return "all its weights are numbers: does it divide by 0, or is --input-scaling another one?"
 
 
 def _answer(module: _Logits, pixels: torch.Tensor, name: str) -> torch.Tensor:
@@ -237,40 +275,46 @@ def _answer(module: _Logits, pixels: torch.Tensor, name: str) -> torch.Tensor:
         found = module(pixels)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         if module.output is None:
-            raise UserError(_refusal(name, shape, error)) from error
+            raise UserError(call_failure(module, name, shape, error)) from error
         raise UserError(
             f"{name} has no output {module.output!r} ({type(error).__name__}: "
             f"{first_line(error)}); give another --output"
         ) from error
     except Exception as error:  # of a user's code
-        raise UserError(_refusal(name, shape, error)) from error
+        raise UserError(call_failure(module, name, shape, error)) from error
     if not isinstance(found, torch.Tensor):
         raise UserError(_several(name, found))
-    if found.ndim != 2 or len(found) != len(pixels) or not found.is_floating_point():
+    count, plain = len(pixels), found.layout is torch.strided and found.is_floating_point()
+    if plain and found.shape == (count,):
+        refuse_too_few_classes(name, 1)
+    if not plain or found.ndim != 2 or len(found) != count:
         raise UserError(
-            f"{name} returns a tensor of shape {tuple(found.shape)} ({found.dtype}) for "
-            f"{len(pixels)} images, and not logits ({len(pixels)}, classes); wrap it in a module "
-            "that does"
+            f"{name} returns a tensor of shape {tuple(found.shape)} ({found.dtype}, "
+            f"{found.layout}) for {count} images, and not logits ({count}, classes); wrap it in a "
+            "module that does"
         )
-    return found
-
-
-def _refusal(name: str, shape: tuple[int, ...], error: Exception) -> str:
-    failed = failure(f"{name} of images {shape}", error)
-    return f"{failed}; does it take images of this size, (N, C, H, W)?"
+    refuse_too_few_classes(name, int(found.shape[1]))
+    return found.detach()
 
 
 def _several(name: str, found: Any) -> str:
     """What to say of a module that returns no tensor."""
     if isinstance(found, dict):
         known = [str(key) for key in found]
+    elif dataclasses.is_dataclass(found):
+        known = [field.name for field in dataclasses.fields(found)]
+    elif isinstance(found, tuple) and hasattr(found, "_fields"):
+        known = list(found._fields)
     elif isinstance(found, (tuple, list)):
         known = [str(number) for number in range(len(found))]
     else:
-        return f"{name} returns a {type(found).__name__}; wrap it in a module that returns logits"
+        return (
+            f"{name} returns no tensor ({type(found).__name__}); wrap it in a module that returns "
+            "logits"
+        )
     which = "logits" if "logits" in known else known[0] if known else "0"
     return (
-        f"{name} returns a {type(found).__name__} of {', '.join(known[:8])}; say which are the "
+        f"{name} returns {type(found).__name__} of {', '.join(known[:8])}; say which are the "
         f"logits: --output {which}"
     )
 
@@ -294,8 +338,10 @@ def in_jax(
 
 def exported(module: torch.nn.Module, name: str, image_shape: tuple[int, int, int]) -> io.BytesIO:
     """The module as `torch.export.save` writes it, in core ATen operators, for any batch."""
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise UserError(f"torch.export cannot follow TorchScript, which {name} is or holds")
     height, width, channels = image_shape
-    images = torch.zeros(2, channels, height, width)
+    images = torch.zeros(2, channels, height, width, dtype=torch.float32, device="cpu")
     batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
 
     def export(shapes: Any) -> Any:
@@ -310,6 +356,7 @@ def exported(module: torch.nn.Module, name: str, image_shape: tuple[int, int, in
         contextlib.redirect_stderr(heard),
     ):
         warnings.simplefilter("ignore")
+        disabled = logging.root.manager.disable
         logging.disable(logging.ERROR)
         try:
             try:
@@ -325,6 +372,6 @@ def exported(module: torch.nn.Module, name: str, image_shape: tuple[int, int, in
                 f"{type(error).__name__}: {first_line(error)}"
             ) from error
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(disabled)
     saved.seek(0)
     return saved

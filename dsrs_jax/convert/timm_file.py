@@ -31,6 +31,10 @@ def timm_network(name: str, file: Path, weights: str | None, channels: int) -> M
         import timm
     except ImportError:
         raise UserError(f"--arch timm:{name} needs timm: pip install timm") from None
+    except Exception as error:  # of what timm imports: a torchvision of another PyTorch
+        raise UserError(
+            f"timm cannot be imported ({type(error).__name__}: {first_line(error)})"
+        ) from error
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
         raise UserError(f"timm has no network {name!r}{f'; it has {close}' if close else ''}")

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -35,9 +36,10 @@ class Made(NamedTuple):
 
 
 def is_user_code(text: str) -> bool:
-    """Whether a model's name is of this kind: a colon, and no file or folder of that very name."""
-    place, colon, name = text.rpartition(":")
-    return bool(colon and place and name.isidentifier()) and not Path(text).exists()
+    """Whether a model's name is of this kind, and no file or folder has that very name."""
+    place, _, name = text.rpartition(":")
+    code = place.endswith(".py") or all(part.isidentifier() for part in place.split("."))
+    return code and name.isidentifier() and not os.path.exists(text)
 
 
 def import_from(text: str) -> Made:
@@ -125,6 +127,7 @@ def failure(what: str, error: BaseException, place: str = "") -> str:
     number = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
     where = f" at line {number}" if number else ""
     text = f"{what} failed{where} ({type(error).__name__}: {first_line(error)})"
-    if any(word in str(error) for word in ("CUDA", "NVIDIA", "cuda")):
+    absent = any(word in str(error) for word in ("CUDA", "NVIDIA", "cuda"))
+    if absent and "two devices" not in str(error):
         text += "; PyTorch has no such device here: use map_location='cpu' and leave .cuda() out"
     return text

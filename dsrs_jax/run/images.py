@@ -13,6 +13,7 @@ from rich.console import Console
 from dsrs_jax import report
 from dsrs_jax.bounds import Protocol
 from dsrs_jax.certify import CertificateTable, certify_table
+from dsrs_jax.convert.arrays import array_of
 from dsrs_jax.data import ArrayDataset, from_arrays
 from dsrs_jax.models import DTYPES, BaseClassifier
 from dsrs_jax.run import draws as kinds
@@ -133,11 +134,12 @@ def certify_images(
 
 
 def _dataset(images: ArrayLike, labels: ArrayLike | None, layout: str) -> ArrayDataset:
-    pixels = np.asarray(images)
+    pixels = array_of(images, "images")
     if layout == "NCHW" and pixels.ndim == 4:
         pixels = np.ascontiguousarray(np.moveaxis(pixels, 1, -1))
+    classes = None if labels is None else array_of(labels, "labels")
     try:
-        return from_arrays(pixels, None if labels is None else np.asarray(labels), "arrays", "test")
+        return from_arrays(pixels, classes, "arrays", "test")
     except ValueError as error:
         raise UserError(f"{_WHAT}: {error}") from None
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +32,7 @@ from dsrs_jax.models import (
     input_scaling,
     load_model,
     metadata_of,
+    refuse_too_few_classes,
     save_model,
 )
 from dsrs_jax.run import backend, trial
@@ -110,7 +113,8 @@ def classifier_of(
 
 
 def check_fit(metadata: ModelMetadata, dataset: data.Dataset) -> None:
-    """UserError unless a model takes a data set's images and has its classes."""
+    """UserError unless a model takes a data set's images and has its classes, two at least."""
+    refuse_too_few_classes(metadata.arch, metadata.classes)
     # Files of one's own need not show every class of the model.
     fits = dataset.classes == metadata.classes or (
         dataset.name in OWN_SETS and dataset.classes <= metadata.classes
@@ -132,13 +136,19 @@ def of_name(
         UserError: there is no such model, it does not fit, or an option is not for it.
     """
     if is_user_code(text):
+        if text.startswith(TIMM_NETWORK):
+            raise UserError(f"{text} has no weights; give their file: --model FILE --arch {text}")
         if options.arch or options.weights:
             raise UserError(f"--arch and --weights are for a PyTorch file; {text} is code")
         return _of_code(import_from(text), earlier, options, use, console)
-    path = Path(text)
+    path = _existing(text)
     if options.arch is not None and options.arch.startswith(TIMM_NETWORK):
-        from dsrs_jax.convert.timm_file import timm_network  # not every user has PyTorch
-
+        try:
+            from dsrs_jax.convert.timm_file import timm_network
+        except ImportError:
+            raise UserError(
+                f"--arch {options.arch} needs PyTorch: pip install 'dsrs_jax[torch]'"
+            ) from None
         channels = use.dataset.image_shape[-1]
         name = options.arch.removeprefix(TIMM_NETWORK)
         made = timm_network(name, path, options.weights, channels)
@@ -173,6 +183,8 @@ def of_object(thing: Any, options: ModelOptions, use: Use, console: Console) -> 
         UserError: it does not fit, or is none of these.
     """
     name = getattr(thing, "__name__", type(thing).__name__)
+    if inspect.isclass(thing):
+        raise UserError(f"{name} is a class; give an object of it: {name}(...)")
     return _of_code(Made(thing, name, ""), None, options, use, console)
 
 
@@ -180,8 +192,13 @@ def _of_code(
     made: Made, earlier: str | None, options: ModelOptions, use: Use, console: Console
 ) -> BaseClassifier:
     name = made.name
+    export = sys.modules.get("torch.export")
+    if export is not None and isinstance(made.thing, export.ExportedProgram):
+        made = made._replace(thing=made.thing.module())
     if _is_torch(made.thing):
         return _of_pytorch(made, earlier, options, use, console)
+    if _is_torch(getattr(made.thing, "__self__", None)):
+        raise UserError(f"{name} is a method of a PyTorch module; give the module itself")
     if options.backend not in (backend.AUTO, backend.JAX):
         raise UserError(f"--backend {options.backend} is for a PyTorch module; {name} is none")
     if options.output is not None:
@@ -302,15 +319,27 @@ def model_folder(
     """The checkpoint folder that a path means: itself, `model` in a run, or a converted file.
 
     Raises:
-        UserError: options of a PyTorch file with a folder, or a file that cannot be converted.
+        UserError: there is nothing at the path, options of a PyTorch file with a folder, or a file
+            that cannot be converted.
     """
-    path = Path(path)
+    path = _existing(path)
     if path.is_file():
         return cached(path, arch=arch, scaling=scaling, weights=weights)
     if arch or scaling or weights:
         raise UserError(_FOR_A_FILE)
     of_a_run = (path / _FOLDER / METADATA_FILE).is_file()
     return path / _FOLDER if of_a_run and not (path / METADATA_FILE).exists() else path
+
+
+def _existing(text: str | Path) -> Path:
+    """The path of a model, before anything else is said of it."""
+    path = Path(text)
+    if not os.path.exists(path):  # False for names that no system has, too
+        advice = "; code is FILE.py:NAME or package.module:NAME" if ":" in str(text) else ""
+        raise UserError(f"no such file or folder: {text!s:.200}{advice}")
+    if path.suffix == ".py" and path.is_file():
+        raise UserError(f"{text} is code; say what in it is the model: --model {text}:NAME")
+    return path
 
 
 _FOR_A_FILE = (

@@ -75,7 +75,10 @@ def prove(
         UserError: the file of proofs cannot be read or written.
     """
     rows, names = parse(schema.text(schema.columns(table)), "the table")
-    claims = {method: [read(row.fields, names, method) for row in rows] for method in Method}
+    claims = {
+        method: [None if row.wrong else read(row.fields, names, method) for row in rows]
+        for method in Method
+    }
 
     def begin(total: int) -> contextlib.AbstractContextManager:
         return report.progress(console, "proving", total, "radii")
@@ -93,6 +96,10 @@ def prove(
     for method, own in zip(Method, (table.neyman_pearson, table.dsrs), strict=True):
         radius, result = own.radius.copy(), [""] * len(rows)
         for i, claim in enumerate(claims[method]):
+            if (wrong := rows[i].wrong) is not None:
+                result[i] = f"unproved: {wrong}"
+                unproved.append(f"index {table.votes.index[i]}: {wrong}")
+                continue
             if claim is None:
                 continue
             radius[i], said = answers[claim]

@@ -18,6 +18,7 @@ from dsrs_jax.models import (
     InputScaling,
     forward,
     input_scaling,
+    refuse_too_few_classes,
 )
 from dsrs_jax.system.errors import UserError, first_line
 from dsrs_jax.votes.kernel import tile_size
@@ -43,17 +44,20 @@ def classes_of(classifier: BaseClassifier) -> int:
         advice = "does it take images of this size, (N, H, W, C)?"
         if "racer" in type(error).__name__ or "Concretization" in type(error).__name__:
             advice = "JAX must be able to trace it: use jax.numpy, jnp.where and jax.lax.cond"
-        elif "must be Tensor" in str(error):
+        elif "must be Tensor" in str(error) or "combination of arguments" in str(error):
             advice = "PyTorch's functions take no arrays of JAX: make it a torch.nn.Module"
         raise UserError(
             f"{metadata.arch} of images {images.shape} failed ({type(error).__name__}: "
             f"{first_line(error)}); {advice}"
         ) from error
+    if logits.shape == (len(images),):
+        refuse_too_few_classes(metadata.arch, 1)
     if logits.ndim != 2 or len(logits) != len(images):
         raise UserError(
             f"{metadata.arch} returns shape {logits.shape} for {len(images)} images, and not "
             f"logits ({len(images)}, classes)"
         )
+    refuse_too_few_classes(metadata.arch, logits.shape[1])
     return int(logits.shape[1])
 
 

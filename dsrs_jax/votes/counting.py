@@ -14,7 +14,7 @@ from jaxtyping import Array
 from numpy.typing import ArrayLike, NDArray
 
 from dsrs_jax.data import Example
-from dsrs_jax.models import BaseClassifier
+from dsrs_jax.models import BaseClassifier, refuse_too_few_classes
 from dsrs_jax.noise import RadialLaw
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.votes.compared import FIRST
@@ -69,9 +69,10 @@ def count_votes(
     sampler = Sampler(
         classifier, seed=seed, cutoffs=cutoffs, batch=batch, grid=grid, surely=beginning
     )
+    shape = np.shape(images)  # which the sampler looks at
+    classes = _classes(classifier, shape[1:]) if len(shape) == 4 else 0
     chosen = None
     if labels is None:
-        classes = _classes(classifier, np.shape(images)[1:])
         first_votes = sampler.start(images, None, law, n0, indices=indices, classes=classes)
         counted = first_votes.result().correct
         labels, unknown = np.argmax(counted, axis=1), np.full(len(counted), -1)
@@ -162,5 +163,7 @@ def _classes(
 ) -> int:
     if isinstance(classifier, BaseClassifier):
         return classifier.metadata.classes
-    one = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
-    return int(jax.eval_shape(classifier, one).shape[-1])
+    logits = jax.eval_shape(classifier, jax.ShapeDtypeStruct((2, *image_shape), np.float32))
+    classes = logits.shape[1] if logits.ndim == 2 else 1
+    refuse_too_few_classes("the classifier", classes)
+    return classes

@@ -36,7 +36,7 @@ class Flax(nnx.Module):
 def linear(images): return images[..., :1].reshape(len(images), 64) @ W
 def five(images): return linear(images)[:, :5]
 def branches(images): return linear(images) if images.sum() > 0 else -linear(images)
-def constant_shape(images): return jnp.zeros(3)
+def constant_shape(images): return jnp.zeros(4)
 def nothing(): return None
 def two(a, b): return a
 """
@@ -131,6 +131,8 @@ def test_without_second_laws_there_is_neyman_pearson_alone() -> None:
         ({"classifier": 3}, "cannot be called"),
         ({"classifier": lambda images: images.sum()}, r"logits \(3, classes\)"),
         ({"classifier": lambda images: jnp.zeros((7, 2))}, r"logits \(3, classes\)"),
+        ({"classifier": lambda images: images.sum((1, 2))}, "1 number .* the two logits 0 and z"),
+        ({"classifier": lambda images: images.sum((1, 2, 3))}, "1 number for an image"),
         ({"classifier": "nowhere.pt2"}, "nowhere.pt2"),
     ],
 )

@@ -420,10 +420,11 @@ def test_count_votes_without_labels_counts_those_of_the_class_that_wins() -> Non
         ({"first": 2**31 - 10}, r"first \+ n, must be .* in \[1, 2147483648\), got 2147483648"),
         ({"n": 2**31}, r"first \+ n, must be .*, got 2147483648"),
         ({"inside": [LAW.with_sigma(0.4).truncated(0.5)]}, "the law itself, truncated"),
+        ({"classifier": lambda images: images.sum((1, 2))}, "has at least two classes"),
         ({"grid": 240, "images": ONE + np.float32(0.001)}, "no multiples of 1/240, as sound draws"),
     ],
 )
 def test_numbers_outside_their_domain_are_refused(change: dict, message: str) -> None:
-    arguments = {"images": ONE, "labels": [1], "law": LAW, "n": 10, "batch": 10, **change}
+    arguments = {"classifier": half_space, "images": ONE, "labels": [1], "law": LAW, "n": 10}
     with pytest.raises(UserError, match=message):
-        count_votes(half_space, **arguments)
+        count_votes(**{**arguments, "batch": 10, **change})

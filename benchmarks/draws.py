@@ -81,11 +81,14 @@ def measure(dataset: data.Dataset, place: str, n: int, skip: int, step: float) -
     examples = list(data.read_ahead(dataset, list(range(0, len(dataset), skip))))
     forecast = Forecast(laws)
 
+    def nothing(draws: int) -> None:
+        """Nobody looks on."""
+
     def run(plan: SamplingPlan, rule: Stopping | None) -> tuple[CertificateTable, float, float]:
         """(certificates, draws of an image, seconds)."""
         with tempfile.TemporaryDirectory() as place, RecordFolder(place, {}) as folder:
             clock = time.perf_counter()
-            collect(plan, PROTOCOL, sampler, examples, folder, lambda images: None, rule)
+            collect(plan, PROTOCOL, sampler, examples, folder, nothing, nothing, rule)
             seconds = time.perf_counter() - clock
             records = [folder.records[one.index] for one in examples]
         radius_of = None if rule is None else rule.radius

@@ -18,8 +18,9 @@ from dsrs_jax.data.dataset import (
     in_memory,
     read_ahead,
 )
-from dsrs_jax.data.files import files_of, images_in
+from dsrs_jax.data.files import files_of
 from dsrs_jax.data.grid import cells_of, grid_of
+from dsrs_jax.data.listing import images_in
 from dsrs_jax.data.npz import from_arrays
 from dsrs_jax.data.stream import Stream, StreamedBatch
 from dsrs_jax.system.errors import UserError

@@ -14,6 +14,7 @@ from jaxtyping import Int32, UInt8
 from PIL import Image
 
 from dsrs_jax.data.dataset import UNLABELLED, Dataset, LazyDataset, UnreadableImage
+from dsrs_jax.data.listing import images_in, is_hidden, listing, name_left_out, some
 from dsrs_jax.data.views import (
     IMAGENET_SIZE,
     TINYIMAGENET_SIZE,
@@ -24,7 +25,6 @@ from dsrs_jax.data.views import (
 )
 from dsrs_jax.system.errors import UserError, first_line
 
-_SUFFIXES = {".jpeg", ".jpg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 IMAGENET_CLASSES, TINYIMAGENET_CLASSES = 1000, 200
 
 _IMAGENET_LAYOUT = (
@@ -36,8 +36,6 @@ _TINYIMAGENET_LAYOUT = (
     "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 )
 _FOLDER_LAYOUT = "one folder a class with its image files in it"
-# What systems leave beside the data, apart from names with a dot in front.
-_LEFT_BY_SYSTEMS = {"__MACOSX", "@eaDir", "lost+found"}
 
 
 def load_imagenet(split: str, data_dir: Path | None, names: Sequence[str] | None = None) -> Dataset:
@@ -132,7 +130,7 @@ def load_folder(split: str, data_dir: Path | None, names: Sequence[str] | None =
         known = _places(names)
     else:
         known = _labels_of(_class_names(train if inside != folder and train.is_dir() else inside))
-    if not _class_names(inside) and (own := images_in(inside, "*")):
+    if not _class_names(inside) and (own := images_in(inside, deep=False)):
         return files_of(own, split)
     files = _by_class(inside, _FOLDER_LAYOUT, known, split)
     classes, shape = max(known.values()) + 1, _shape_of(files.path(0))
@@ -222,13 +220,16 @@ def _listed(folder: str, names: Sequence[str], labels: Sequence[int]) -> _Files:
 def _by_class(folder: Path, layout: str, known: Mapping[str, int], split: str) -> _Files:
     """The files of a folder of class folders, whose labels are known by name."""
     found: list[_Files] = []
+    left_out: list[str] = []
     for name in _class_names(folder):
         if name not in known:
             raise UserError(
                 f"{folder / name} is none of the {len(known)} known classes; rename it, or give "
                 "--classes FILE, the names of all classes in the model's order"
             )
-        names = [f"{name}/{image}" for image in _names_in(folder / name, deep=True)]
+        images, others = listing(folder / name, deep=True)
+        names = [f"{name}/{image}" for image in images]
+        left_out += [f"{name}/{other}" for other in others]
         if names:
             found.append(_listed(str(folder), names, [known[name]] * len(names)))
         elif split == "train":
@@ -236,32 +237,12 @@ def _by_class(folder: Path, layout: str, known: Mapping[str, int], split: str) -
                 f"the class folder {folder / name} has no images; put them there, or take it away"
             )
     if not found:
-        raise UserError(f"no images in {folder}; expected {layout}")
+        only = f", only {some(left_out)}" if left_out else ""
+        raise UserError(f"no images in {folder}{only}; expected {layout}")
+    name_left_out(folder, left_out)
+    name_left_out(folder, listing(folder, deep=False).images, "in no class folder")
     all_names = np.concatenate([files.names for files in found])
     return _Files(str(folder), all_names, np.concatenate([files.labels for files in found]))
-
-
-def images_in(folder: Path, pattern: str) -> list[Path]:
-    """The image files of a folder ("*") or also below it ("**/*"), sorted, hidden ones left out."""
-    return [folder / name for name in _names_in(folder, deep=pattern == "**/*")]
-
-
-def _names_in(folder: Path, *, deep: bool) -> list[str]:
-    """Names of the image files in a folder, or also below it, relative to it and sorted."""
-
-    def fail(error: OSError) -> None:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
-
-    found: list[str] = []
-    for place, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if deep and not _hidden(name)]
-        inside = "" if place == str(folder) else os.path.relpath(place, folder) + "/"
-        found += [
-            inside + name
-            for name in files
-            if os.path.splitext(name)[1].lower() in _SUFFIXES and not _hidden(name)
-        ]
-    return sorted(found, key=lambda name: name.split("/"))
 
 
 def _by_annotations(file: Path, known: Mapping[str, int]) -> _Files:
@@ -272,6 +253,10 @@ def _by_annotations(file: Path, known: Mapping[str, int]) -> _Files:
             raise UserError(f"{file}: line {number} names no known class")
     rows.sort(key=lambda row: _number(Path(row[0])))
     labels = [known[row[1]] for row in rows]
+    if (folder := file.parent / "images").is_dir():
+        listed = {row[0] for row in rows}
+        unlisted = [name for name in listing(folder, deep=False).images if name not in listed]
+        name_left_out(folder, unlisted, f"not in {file.name}")
     return _listed(str(file.parent / "images"), [row[0] for row in rows], labels)
 
 
@@ -280,13 +265,8 @@ def _class_names(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(
-        path.name for path in folder.iterdir() if path.is_dir() and not _hidden(path.name)
+        path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)
     )
-
-
-def _hidden(name: str) -> bool:
-    """Whether a file or folder of this name is no data: .ipynb_checkpoints, ._x.png, __MACOSX."""
-    return name.startswith(".") or name in _LEFT_BY_SYSTEMS
 
 
 def _places(names: Iterable[str]) -> dict[str, int]:

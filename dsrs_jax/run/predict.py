@@ -190,7 +190,7 @@ def _image_files(places: Sequence[Path]) -> list[Path]:
     for place in places:
         if not place.exists():
             raise UserError(f"no such file: {place}")
-        inside = data.images_in(place, "**/*") if place.is_dir() else [place]
+        inside = data.images_in(place, deep=True) if place.is_dir() else [place]
         if not inside:
             raise UserError(f"no images in {place}")
         found += inside

@@ -1,6 +1,7 @@
 """Image files: preprocessing against an independent Pillow, order, layouts, labels, damage."""
 
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,93 @@ def test_exif_turns_an_image_of_a_folder_but_none_of_imagenet(tmp_path: Path) ->
     published = data.load("imagenet", "test", tmp_path)[0][0]
     wanted = _floats(imagenet_preprocess(Image.fromarray(photograph)))
     np.testing.assert_array_equal(published, wanted)
+
+
+# Each kind that Pillow writes without loss, under the endings that it has for it, and under none.
+LOSSLESS = {
+    "PNG": ".png .PNG .apng", "JPEG2000": ".jp2 .j2k .jpx", "TGA": ".tga .icb", "ICO": ".ico",
+    "BMP": ".bmp .dib", "GIF": ".gif", "TIFF": ".tif .tiff", "WEBP": ".webp", "PCX": ".pcx",
+    "PPM": ".ppm .pgm .pnm", "SGI": ".sgi .bw",
+}  # fmt: skip
+LOSSY = {"JPEG": ".jpg .jpeg .jfif .jpe", "AVIF": ".avif"}
+
+
+def test_every_image_that_pillow_reads_is_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, shown = _palette().convert("RGB"), PALETTE[GREY % 3]
+    (tmp_path / "one").mkdir()
+    options = {"ICO": {"sizes": [image.size]}, "WEBP": {"lossless": True}}
+    names, lossless = [], []
+    Image.init()
+    for kind, endings in (LOSSLESS | LOSSY).items():
+        if kind not in Image.SAVE:  # AVIF came to Pillow late
+            continue
+        for name in [f"{kind}{ending}" for ending in (*endings.split(), "", "-0.copy")]:
+            image.save(tmp_path / "one" / name, kind, **options.get(kind, {}))
+            names.append(name)
+            lossless.append(kind in LOSSLESS)
+    found = data.load("folder", "test", tmp_path)
+    assert len(found) == len(names) > 40
+    order = sorted(range(len(names)), key=names.__getitem__)
+    for example, place in zip(data.read_ahead(found, range(len(found))), order, strict=True):
+        assert not example.problem and example.image is not None
+        if lossless[place]:
+            np.testing.assert_array_equal(example.image, _floats(shown), names[place])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_of_a_class_folder_that_is_no_image_is_known_or_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _save(tmp_path, "cats/0.png dogs/0.png stray.png")
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "boxes.txt", "marks.xml"):
+        (tmp_path / "dogs" / name).write_bytes(b"known")
+    assert len(data.load("folder", "test", tmp_path)) == 2
+    assert capsys.readouterr().err == (f"left out of {tmp_path}, in no class folder: 'stray.png'\n")
+    (tmp_path / "stray.png").unlink()
+    for name in ("b.zip", "a", "c.h5"):
+        (tmp_path / "cats" / name).write_bytes(b"\x89HDF\r\n\x1a\n" * 9)
+    os.mkfifo(tmp_path / "dogs" / "d.png")
+    for number in range(3):
+        (tmp_path / "dogs" / f"e{number}.npy").write_bytes(b"")
+    (tmp_path / "dogs" / "1.png").symlink_to("nowhere")
+    found = data.load("folder", "test", tmp_path)
+    assert capsys.readouterr().err == (
+        f"left out of {tmp_path}, no images: 'cats/a', 'cats/b.zip', 'cats/c.h5', 'dogs/d.png', "
+        "'dogs/e0.npy' and 2 more\n"
+    )
+    problems = [example.problem for example in data.read_ahead(found, range(3))]
+    assert [bool(problem) for problem in problems] == [False, False, True]  # the broken link
+    assert "dogs/1.png" in problems[2]
+    for name in ("cats/0.png", "dogs/0.png", "dogs/1.png"):
+        (tmp_path / name).unlink()
+    capsys.readouterr()
+    _refused("no images in .*, only 'cats/a', .* and 2 more; expected", "folder", "test", tmp_path)
+    assert capsys.readouterr().err == ""
+
+
+def test_links_to_folders_are_followed_but_for_those_that_have_no_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _save(tmp_path / "set", "cats/m/1.png cats/z.png dogs/0.png")
+    _save(tmp_path / "elsewhere", "b/0.png a.png")
+    for link, target in (
+        ("set/cats/k", "elsewhere"),
+        ("set/birds", "elsewhere/b"),
+        ("elsewhere/b/back", "elsewhere"),
+        ("set/cats/m/up", "set/cats"),
+        ("set/cats/whole", "set"),
+    ):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    found = data.images_in(tmp_path / "set" / "cats", deep=True)
+    names = [str(file.relative_to(tmp_path / "set" / "cats")) for file in found]
+    assert names == ["k/a.png", "k/b/0.png", "m/1.png", "z.png"]
+    ends = "left out of {}, no images: 'k/b/back', 'm/up', 'whole'\n"
+    assert capsys.readouterr().err == ends.format(tmp_path / "set" / "cats")
+    assert _labels("folder", "test", tmp_path / "set") == [0, 1, 1, 1, 1, 2]
+    (tmp_path / "set" / "dogs" / "itself").symlink_to("itself")
+    _refused("cannot read .*itself: Too many levels", "folder", "test", tmp_path / "set")
 
 
 @pytest.mark.parametrize("name", ["folder", "imagenet"])

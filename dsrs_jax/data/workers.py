@@ -8,6 +8,7 @@ import itertools
 import mmap
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import os
 import pickle
 import re
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.signals import ENDING
 
 Element = TypeVar("Element")
 _PATIENCE = 2.0  # seconds in which a worker that is well ends
@@ -112,6 +114,8 @@ def _by_workers(
         try:
             with _STARTING:
                 others = set(_grain_processes())
+                with _without_signals():  # Python's own helper, which heeds them but for two
+                    multiprocessing.resource_tracker.ensure_running()
                 iterators += map(begin, range(workers))
                 # Threads of Grain's start them, in no time.
                 deadline = time.monotonic() + _PATIENCE
@@ -209,12 +213,12 @@ def _from_file(file: str, lengths: list[int]) -> Any:
 
 @contextlib.contextmanager
 def _without_signals() -> Iterator[None]:
-    """Inside, threads and processes are started that SIGINT and SIGTERM do not reach.
+    """Inside, threads and processes are started that signals which end a command do not reach.
 
     A terminal sends Ctrl-C to all processes, and a scheduler SIGTERM: a worker is ended by the
     process that started it, which has heard of it too.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
     finally:

@@ -7,10 +7,12 @@ is above 1/2. What else the row says (its float bounds, its g, an earlier proof)
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +26,7 @@ from dsrs_jax.proof.enclosure import PRECISION, Family, LawNumbers, enclose
 from dsrs_jax.proof.schema import INSIDE, SIGMA, THRESHOLD, UNKNOWN, Fields, LawFields, Method
 
 PROVED = "proved"
+_SIGNALS = {signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU}
 _QUANTILE_ERROR = 1e-6  # of a quantile that the file states: SciPy's
 _NAME_ERROR = 1e-3  # of one in a law's name: of four digits, and its cutoff a float32
 _FIRST_SHRINK = 1e-9  # relative
@@ -321,14 +324,28 @@ def solve(
         return
     # A fork of a process that runs JAX's threads may hang; a fresh interpreter needs none of it.
     context = multiprocessing.get_context("spawn")
-    with context.Pool(wanted, _leave_interrupts_to_the_parent) as pool:
+    with contextlib.ExitStack() as stack:
+        with _signals_are_the_parents():
+            pool = stack.enter_context(context.Pool(wanted))
         jobs = ((claim, shrink) for claim in distinct)
         for claim, answer in zip(distinct, pool.imap(_job, jobs, chunksize=4), strict=True):
             yield (claim, *answer)
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _signals_are_the_parents() -> Iterator[None]:
+    """Inside, processes are started that signals to a whole group of processes do not reach.
+
+    But SIGTERM, by which the pool ends them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        # It is a process too, and to start it unblocks some.
+        multiprocessing.resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _job(job: tuple[Claim, bool]) -> tuple[float, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import sys
@@ -104,6 +105,9 @@ def entry() -> None:
     """What `dsrs-jax` and scripts/*.py call: ends the process."""
     code = main(_words())
     if code:
+        if "multiprocessing.pool" in sys.modules:
+            # A pool that was interrupted still has semaphores, of which Python would warn.
+            gc.collect()
         # Neither what the devices still work on nor a compilation is waited for.
         for stream in (sys.stdout, sys.stderr):
             # What cannot be written was told (`exit_code`); None: closed from the beginning.

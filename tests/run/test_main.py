@@ -1,7 +1,10 @@
 """The command itself: what it can do, how it says so, and what it does not need for it."""
 
 import importlib.metadata
+import os
 import runpy
+import shutil
+import signal
 import sys
 import types
 from pathlib import Path
@@ -11,7 +14,7 @@ import flax
 import jax
 import numpy as np
 import pytest
-from certify_runs import Once, finished
+from certify_runs import FINISHED, Once, finished
 
 from dsrs_jax import models
 from dsrs_jax.run.main import COMMANDS, main
@@ -70,6 +73,22 @@ print(code, "jax" in sys.modules)
     assert rows.startswith("18 rows: ") and " 0 unproved, " in rows
     assert draws.startswith("Proved: of ") and "2,000 of P" in draws
     assert code == "0 False"
+
+
+@pytest.mark.process
+def test_a_signal_to_all_processes_of_a_proof_ends_it_in_one_line(
+    once: Once, model: str, tmp_path: Path
+) -> None:
+    """As a scheduler sends it: to the command, its workers and Python's own helper."""
+    out = shutil.copytree(finished(once, model), tmp_path / "run")
+    proofs = out / "proofs.jsonl"
+    proofs.unlink()
+    process = commands.start(["certify", "--model", model, *FINISHED, "--out", str(out)])
+    commands.wait_until(lambda: proofs.exists() and proofs.stat().st_size, process)
+    process.send_signal(signal.SIGSTOP)
+    os.killpg(process.pid, signal.SIGUSR1)
+    line = "dsrs-jax certify: ended by SIGUSR1; the same command continues this run\n"
+    assert commands.end(process, signal.SIGCONT) == (138, line)
 
 
 def test_a_file_is_proved_as_its_run_is(

@@ -9,7 +9,14 @@ from dsrs_jax.system import signals
 from dsrs_jax.system.errors import IncompleteError, UserError
 from dsrs_jax.system.signals import exit_code, postponed
 
-SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+SIGNALS = [
+    (signal.SIGINT, 130, "interrupted"),
+    (signal.SIGTERM, 143, "terminated"),
+    (signal.SIGHUP, 129, "ended, as the terminal closed"),
+    (signal.SIGUSR1, 138, "ended by SIGUSR1"),
+    (signal.SIGUSR2, 140, "ended by SIGUSR2"),
+    (signal.SIGXCPU, 152, "ended by SIGXCPU, a limit of CPU time"),
+]
 
 # The main thread waits in C for a condition that never comes: neither Python nor a signal can end
 # the wait, as with a call into a device. It gives the lock back when it has begun to wait.
@@ -52,6 +59,7 @@ DAY, SOON = "86400", "0.01"  # seconds
         ([signal.SIGINT], "", SOON, DAY, []),
         ([signal.SIGTERM], "raise UserError('a full disk')", SOON, DAY, ["a full disk"]),
         ([signal.SIGINT], f"time.sleep({DAY})", SOON, SOON, []),
+        ([signal.SIGUSR1], "", SOON, DAY, []),
         # Whichever the kernel handed over last names the end; only the second can have ended it.
         ([signal.SIGINT, signal.SIGTERM], "", DAY, DAY, []),
     ],
@@ -87,15 +95,39 @@ def test_a_program_at_work_in_python_ends_by_an_exception(
             with postponed():
                 with postponed():
                     signal.raise_signal(number)
+                signal.raise_signal(signal.SIGHUP)  # once more, as a terminal sends it
                 done.append("what must be done whole")
             done.append("what comes after it")
         finally:
+            signal.raise_signal(signal.SIGHUP)
             done.append("put in order")
 
     assert exit_code("program", action, interrupted="go on") == code
     assert done == ["what must be done whole", "put in order"]
     assert capsys.readouterr().err == f"program: {word}; go on\n"
     assert [signal.getsignal(number) for number, *_ in SIGNALS] == before
+
+
+def test_what_is_ignored_from_the_beginning_ends_nothing(capsys) -> None:
+    """As under nohup. SIGINT does: a shell has its background jobs ignore it."""
+    numbers = (signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    done: list[str] = []
+
+    def action() -> None:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGUSR1)
+        done.append("what comes after them")
+        signal.raise_signal(signal.SIGINT)
+
+    try:
+        assert exit_code("program", action, interrupted="go on") == 130
+        assert done == ["what comes after them"]
+        assert [signal.getsignal(number) for number in numbers] == [signal.SIG_IGN] * 3
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert capsys.readouterr().err == "program: interrupted; go on\n"
 
 
 def _raises(error: BaseException) -> None:

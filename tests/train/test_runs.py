@@ -5,8 +5,11 @@ import io
 import itertools
 import json
 import os
+import pty
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +18,17 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from commands import assert_one_line_error, end, ended, joined, refused, start, wait_until
+from commands import (
+    HANGING,
+    assert_one_line_error,
+    end,
+    ended,
+    environment,
+    joined,
+    refused,
+    start,
+    wait_until,
+)
 from PIL import Image
 from training_runs import digits_in_folders, outcome, rows, steps
 
@@ -29,8 +42,20 @@ IN_MEMORY = [*RECIPE, "--batch", "256", "--arch", "digits_cnn"]
 STREAMED = [*RECIPE, "--batch", "32", "--arch", "digits_cnn", "--dataset", "folder", "--ema", "0.9"]
 LINES = {
     number: f"dsrs-jax train: {word}; --resume continues it\n"
-    for number, word in ((signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated"))
+    for number, word in (
+        (signal.SIGINT, "interrupted"),
+        (signal.SIGTERM, "terminated"),
+        (signal.SIGHUP, "ended, as the terminal closed"),
+        (signal.SIGUSR1, "ended by SIGUSR1"),
+    )
 }
+# A terminal that closes sends SIGHUP to the session that it controls.
+IN_A_TERMINAL = """
+import fcntl, termios
+from dsrs_jax.run.main import entry
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+entry()
+"""
 Run = tuple[list[str], Path]  # a command, and what it leaves when nothing happens to it
 OFTEN = ["--save-every", "1e-9"]  # a state after each step
 
@@ -90,7 +115,7 @@ def test_a_run_leaves_its_last_state_and_a_row_an_epoch(run: Run) -> None:
     ("run", "number", "at", "more"),
     [
         # As the next step is prepared, and while a state is written that is not there yet.
-        ("streamed", signal.SIGINT, (trainer, "law_at", 6), []),
+        ("streamed", signal.SIGUSR1, (trainer, "law_at", 6), []),
         ("in memory", signal.SIGTERM, (record, "write_arrays", 5), OFTEN),
     ],
     indirect=["run"],
@@ -111,6 +136,28 @@ def test_a_signal_within_an_epoch_loses_no_step(
     assert capsys.readouterr().err == LINES[number]
     assert _states(tmp_path / "run") == ["state-5"]
     assert _resumed(command, tmp_path / "run") == outcome(whole)
+
+
+@pytest.mark.process
+def test_a_training_whose_terminal_closes_ends_with_its_state(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_A_TERMINAL, *IN_MEMORY, "--epochs", "1000000", "--out", str(out)],
+        env=environment(), stdin=its, stdout=its, stderr=its, start_new_session=True,
+    )  # fmt: skip
+    os.close(its)
+    os.set_blocking(ours, False)
+
+    def has_a_state() -> int:
+        with contextlib.suppress(BlockingIOError):  # what it prints would fill the terminal
+            os.read(ours, 1 << 16)
+        return steps(out)
+
+    before = wait_until(has_a_state, process)
+    os.close(ours)
+    assert process.wait(HANGING) == 128 + signal.SIGHUP
+    assert steps(out) >= before
 
 
 @pytest.mark.parametrize("run", ["in memory"], indirect=True)
@@ -149,7 +196,7 @@ def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
     out, random = tmp_path / "run", np.random.default_rng(0)
     # It does not end by itself, however late it is stopped.
     endless = [*command, *OFTEN, "--epochs", "1000000", "--resume", "--out", str(out)]
-    signals = (signal.SIGKILL, signal.SIGTERM if "--data-dir" in command else signal.SIGINT)
+    signals = (signal.SIGKILL, signal.SIGHUP if "--data-dir" in command else signal.SIGINT)
     for workers, number in zip((2, 1), signals, strict=True):
         least = steps(out) + int(random.integers(1, EPOCH))
         process = start([*endless, "--workers", str(workers)], jax.local_device_count())

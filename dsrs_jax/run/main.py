@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from dsrs_jax.system.errors import UserError
+from dsrs_jax.system.errors import IncompleteError, UserError
+from dsrs_jax.system.output import OutputError
 from dsrs_jax.system.signals import exit_code
 
 PROGRAM = "dsrs-jax"
@@ -83,7 +84,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         except SystemExit as stop:  # --help, or a mistake that was told
             return int(stop.code or 0)
-        return module.run(settings, rest)
+        try:
+            return module.run(settings, rest)
+        except (UserError, IncompleteError, OutputError):
+            raise
+        except Exception:
+            if "jax" in sys.modules:  # which names no devices in the error of whatever needs them
+                from dsrs_jax.system.devices import require_devices
+
+                require_devices()
+            raise
 
     return exit_code(program, action, interrupted=command.interrupted)
 

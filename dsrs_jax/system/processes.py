@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from dsrs_jax.system.devices import require_devices
 from dsrs_jax.system.errors import UserError, first_line
 
 _PATIENCE = 300.0  # seconds until process 0 must have begun; JAX's own limit
@@ -25,7 +26,7 @@ def initialize(
     process_id: int | None,
     distributed: bool,
 ) -> None:
-    """Joins this process to the others of its run; does nothing for a run of one process.
+    """Joins this process to the others of its run, if there are any, and finds its devices.
 
     Must be called before the first JAX computation, by every process of the run. It returns when
     all of them have called it. On CPUs the processes exchange arrays by gloo, which JAX chooses.
@@ -38,7 +39,8 @@ def initialize(
             and under Slurm and Open MPI (`--distributed`).
 
     Raises:
-        UserError: three values that do not describe a run, or the others cannot be reached.
+        UserError: three values that do not describe a run, the others cannot be reached, or JAX
+            has no devices here.
     """
     given = {
         "--coordinator": coordinator,
@@ -52,6 +54,7 @@ def initialize(
                 "--distributed finds the processes by itself: leave out " + ", ".join(given)
             )
     elif len(missing) == len(given):
+        require_devices()
         return
     elif missing:
         raise UserError(f"several processes need {', '.join(given)}; missing: {', '.join(missing)}")
@@ -70,6 +73,7 @@ def initialize(
                 f"no cluster was found ({reason}); name the processes by {', '.join(given)}"
             ) from error
         raise UserError(f"cannot join the processes at {coordinator}: {reason}") from error
+    require_devices()
     # Gloo connects at the first exchange, and gives up where one comes to it half a minute late,
     # as a host may that measures or compiles first. Here all come at once; later it waits.
     _any_failed(False)

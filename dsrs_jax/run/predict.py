@@ -11,6 +11,7 @@ predictions.csv, and accuracy.csv where labels are known.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,12 +29,14 @@ from dsrs_jax.run.model import Use, classifier_of, image_shape_of
 from dsrs_jax.system.devices import use_all_cores
 from dsrs_jax.system.errors import IncompleteError, UserError
 from dsrs_jax.system.files import folder_or_bucket, make_folder, write_whole
+from dsrs_jax.system.folder_lock import held
 from dsrs_jax.system.options import group, option
 from dsrs_jax.system.processes import Group
 from dsrs_jax.system.signals import last_words
 from dsrs_jax.votes import FIRST, ClassVotes, Sampler, count_classes, fresh_seed
 
 _SHOWN = 40  # images in the terminal
+_LOCK = "predictions"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +125,8 @@ def run(settings: Settings, words: Sequence[str]) -> None:
         return [str(Path(settings.out) / f"{table.name}.csv") for table in tables]
 
     what = f"predicting {len(indices):,} images"
-    with report.progress(console, what, len(indices) * settings.n, "draws") as advance:
+    unshared = contextlib.nullcontext() if settings.out is None else held(Path(settings.out), _LOCK)
+    with unshared, report.progress(console, what, len(indices) * settings.n, "draws") as advance:
         examples = data.read_ahead(dataset, indices)
         with last_words(write):
             try:

@@ -36,6 +36,7 @@ from dsrs_jax.run.published_study import (
 from dsrs_jax.run.settings import CompilationOptions
 from dsrs_jax.system.errors import IncompleteError
 from dsrs_jax.system.files import make_folder
+from dsrs_jax.system.folder_lock import held
 from dsrs_jax.system.options import group, option
 from dsrs_jax.votes import State
 
@@ -83,21 +84,22 @@ def run(settings: Settings, words: Sequence[str]) -> None:
     seconds = time.perf_counter() - begun
     out = Path(settings.out or Path("runs") / loaded.study.model.removesuffix(".pth"))
     make_folder(out)
-    proved = True
-    if settings.prove:
-        found = [ending.prove(result.certificates, out, console) for result in results]
-        proved = all(good for _, good in found)
-        results = [
-            dataclasses.replace(result, certificates=table)
-            for result, (table, _) in zip(results, found, strict=True)
-        ]
-    methods = {f"Neyman-Pearson, N = {n:,}": results[0].certificates.neyman_pearson.radius}
-    if twice is not None:
-        methods[f"Neyman-Pearson, N = {2 * n:,}"] = twice
-    if loaded.extra:
-        methods |= {f"DSRS, {_readable(r.name)}": r.certificates.radius for r in results}
-    methods = dict(sorted(methods.items(), key=lambda method: -float(method[1].mean())))
-    _write(settings, loaded, results, methods, out, console)
+    with held(out):
+        proved = True
+        if settings.prove:
+            found = [ending.prove(result.certificates, out, console) for result in results]
+            proved = all(good for _, good in found)
+            results = [
+                dataclasses.replace(result, certificates=table)
+                for result, (table, _) in zip(results, found, strict=True)
+            ]
+        methods = {f"Neyman-Pearson, N = {n:,}": results[0].certificates.neyman_pearson.radius}
+        if twice is not None:
+            methods[f"Neyman-Pearson, N = {2 * n:,}"] = twice
+        if loaded.extra:
+            methods |= {f"DSRS, {_readable(r.name)}": r.certificates.radius for r in results}
+        methods = dict(sorted(methods.items(), key=lambda method: -float(method[1].mean())))
+        _write(settings, loaded, results, methods, out, console)
     _say_cases(loaded, results, console)
     _say_published(loaded, results, console)
     console.print(f"seconds: certification {seconds:.1f}")

@@ -28,6 +28,7 @@ from dsrs_jax.run.report_published import from_published, published_radii
 from dsrs_jax.run.settings import CompilationOptions
 from dsrs_jax.system.errors import IncompleteError, UserError
 from dsrs_jax.system.files import make_folder, write_whole
+from dsrs_jax.system.folder_lock import held
 from dsrs_jax.system.options import group, option
 
 RESULTS_FILE, PAGE_FILE = "results.md", "report.html"
@@ -119,14 +120,16 @@ def run(settings: Settings, words: Sequence[str]) -> None:
         sentences = ["What is not there:", *(f"* {one}" for one in found.missing)]
         page = Page("Published results", [], sentences, found.tables, found.figures)
         absent = []
-    page.write(out)
-    if runs:
-        shown = _page_runs(runs, settings, page.sentences)
-        # Markdown's signs, which the page does not need.
-        sentences = [one.replace("**", "").replace("`", "") for one in page.sentences]
-        attacked = {name: one for own in page.attacked.values() for name, one in own.items()}
-        content = report.page(page.title, page.banners, sentences, shown, attacked)
-        write_whole(out / PAGE_FILE, content)
+    make_folder(out)
+    with held(out, "report"):
+        page.write(out)
+        if runs:
+            shown = _page_runs(runs, settings, page.sentences)
+            # Markdown's signs, which the page does not need.
+            sentences = [one.replace("**", "").replace("`", "") for one in page.sentences]
+            attacked = {name: one for own in page.attacked.values() for name, one in own.items()}
+            content = report.page(page.title, page.banners, sentences, shown, attacked)
+            write_whole(out / PAGE_FILE, content)
     for sentence in page.banners + page.sentences:
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
     written = f"{out / PAGE_FILE}, {out / RESULTS_FILE}" if runs else f"{out / RESULTS_FILE}"

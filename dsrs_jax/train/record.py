@@ -12,6 +12,7 @@ what it did since the last of them, and ends as if it had not been killed.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -27,6 +28,7 @@ import numpy as np
 from dsrs_jax.models import check_space, read_arrays, write_arrays
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.files import make_folder, write_whole
+from dsrs_jax.system.folder_lock import LOCK_FILE, held
 
 _RECIPE, _METRICS, _STATE = "recipe.json", "metrics.csv", "state-"
 # More epochs may be asked of a run than it was begun with.
@@ -49,7 +51,7 @@ class EpochInfo(NamedTuple):
 
 
 class TrainingRun:
-    """The folder of one run.
+    """The folder of one run, which no other run may write in (a context manager).
 
     Args:
         path: the folder; None: nothing is written.
@@ -61,8 +63,9 @@ class TrainingRun:
         steps: how many the state on disk has behind it; 0 for a new run.
 
     Raises:
-        UserError: the folder holds a run and `resume` was not asked for, it holds another run, or
-            it cannot be written.
+        UserError: the folder holds a run and `resume` was not asked for, it holds another run or
+            more epochs than the recipe asks for, another run is writing in it, or it cannot be
+            written.
     """
 
     def __init__(
@@ -71,8 +74,18 @@ class TrainingRun:
         self.path, self.steps = path, 0
         self._rows: list[EpochInfo] = []
         self._events: Any = None
+        self._lock = contextlib.ExitStack()
         if path is None:
             return
+        if path.exists() and not (path / _RECIPE).exists() and not _is_empty(path):
+            raise UserError(f"{path} exists and holds no run; give another --out")
+        make_folder(path)
+        with contextlib.ExitStack() as lock:
+            lock.enter_context(held(path))
+            self._take_up(path, recipe, resume, epoch_steps)
+            self._lock = lock.pop_all()
+
+    def _take_up(self, path: Path, recipe: dict[str, Any], resume: bool, epoch_steps: int) -> None:
         known = sorted(_states(path))
         if (path / _RECIPE).exists():
             if not resume:
@@ -81,27 +94,25 @@ class TrainingRun:
                     "with --resume or give another --out"
                 )
             _check_recipe(path, recipe)
-        elif path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            raise UserError(f"{path} exists and holds no run; give another --out")
+        if known and known[-1] > recipe["epochs"] * epoch_steps:
+            raise UserError(
+                f"{path} is {_age(known, epoch_steps)} already; ask for more than "
+                f"{recipe['epochs']} by --epochs, or give another --out"
+            )
         for left in (*path.glob(f".{_STATE}*"), *path.glob(".model.*")):
             shutil.rmtree(left, ignore_errors=True)  # of a run that was killed as it wrote
         self.steps = known[-1] if known else 0
-        make_folder(path)
         write_whole(path / _RECIPE, json.dumps(recipe, indent=2) + "\n")
         if self.steps >= epoch_steps:
             self._rows = _read_rows(path / _METRICS, self.steps // epoch_steps)
 
     def __enter__(self) -> TrainingRun:
-        if self.path is not None:
-            # Where PyTorch is installed it comes with it, a second that only training needs.
-            from tensorboardX import SummaryWriter
-
-            self._events = SummaryWriter(str(self.path), purge_step=len(self._rows) + 1)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._events is not None:
             self._events.close()
+        self._lock.close()
 
     def check_space(self, state: Any) -> None:
         """UserError unless an epoch's files will fit: two states and two models for a moment."""
@@ -123,6 +134,11 @@ class TrainingRun:
     def write_row(self, info: EpochInfo) -> None:
         """Records an epoch that is over; its state comes next: one without its row is damaged."""
         assert self.path is not None
+        if self._events is None:
+            # Where PyTorch is installed it comes with it, a second that only training needs.
+            from tensorboardX import SummaryWriter
+
+            self._events = SummaryWriter(str(self.path), purge_step=len(self._rows) + 1)
         self._rows.append(info)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -152,6 +168,16 @@ class TrainingRun:
             if number != steps:
                 shutil.rmtree(old)
         self.steps = steps
+
+
+def recorded_steps(path: Path) -> int:
+    """How many steps the newest state of the run in a folder has behind it; 0 without one."""
+    return max(_states(path), default=0)
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether it is a folder with nothing in it, but for the lock of a run that was killed."""
+    return path.is_dir() and all(one.name.startswith(LOCK_FILE) for one in path.iterdir())
 
 
 def _states(path: Path) -> dict[int, Path]:

@@ -123,60 +123,60 @@ def train(
     )
     # Of several processes the first alone has the run on disk.
     path = out if jax.process_index() == 0 else None
-    directory = processes.together(lambda: TrainingRun(path, record, resume, cut.steps))
-    start = int(processes.from_first(np.array(directory.steps)))
-    graph, fixed_graph, progress = _begin(recipe, training.name, metadata.scaling, source)
-    processes.together(lambda: directory.check_space(progress))
-    if start > 0:
-        before = progress
-        progress = processes.together(lambda: directory.read_state(before))
-        progress = processes.from_first(progress)
-    mesh = jax.make_mesh(
-        (len(chosen_devices),),
-        ("images",),
-        axis_types=(jax.sharding.AxisType.Auto,),
-        devices=chosen_devices,
-    )
-    progress = on_devices(progress, mesh)
-    objective = Objective(*(getattr(recipe, name) for name in Objective._fields))
-    step = make_step(graph, fixed_graph, objective, augmentation(training.name), mesh)
-    # By name: another default generator, or way to use it, must not change a training.
-    with directory, jax.threefry_partitionable(True):
-        seed_key = jax.random.key(recipe.seed, impl="threefry2x32")
-        order_key, step_key, test_key = jax.random.split(seed_key, 3)
-        run = _Run(
-            training,
-            recipe,
-            cut,
-            step=step,
-            feed=_feed(training, stream, cut, order_key, mesh),
-            accuracy=None
-            if test is None
-            else accuracy_on(
-                fixed_graph, test, mesh, reading.say if reading.skip_unreadable else None
-            ),
-            keys=(step_key, test_key),
-            directory=directory,
-            save_every=save_every,
-            on_batch=on_batch or (lambda images: None),
+    with processes.together(lambda: TrainingRun(path, record, resume, cut.steps)) as directory:
+        start = int(processes.from_first(np.array(directory.steps)))
+        graph, fixed_graph, progress = _begin(recipe, training.name, metadata.scaling, source)
+        processes.together(lambda: directory.check_space(progress))
+        if start > 0:
+            before = progress
+            progress = processes.together(lambda: directory.read_state(before))
+            progress = processes.from_first(progress)
+        mesh = jax.make_mesh(
+            (len(chosen_devices),),
+            ("images",),
+            axis_types=(jax.sharding.AxisType.Auto,),
+            devices=chosen_devices,
         )
-        with (
-            _others_are_there(),
-            contextlib.closing(run.feed) as feed,
-            contextlib.closing(feed(start)) as batches,
-        ):
-            for epoch in range(start // cut.steps, recipe.epochs):
-                first = max(start, epoch * cut.steps)
-                progress, info = run.epoch(epoch, first, progress, batches)
-                progress = progress._replace(sums=on_devices(np.zeros(2, np.float32), mesh))
-                done = dataclasses.replace(metadata, epochs=epoch + 1)
-                steps = (epoch + 1) * cut.steps
-                with signals.postponed():
-                    processes.together(
-                        partial(_record, path, directory, info, graph, progress, done, steps)
-                    )
-                if on_epoch is not None:
-                    on_epoch(info)
+        progress = on_devices(progress, mesh)
+        objective = Objective(*(getattr(recipe, name) for name in Objective._fields))
+        step = make_step(graph, fixed_graph, objective, augmentation(training.name), mesh)
+        # By name: another default generator, or way to use it, must not change a training.
+        with jax.threefry_partitionable(True):
+            seed_key = jax.random.key(recipe.seed, impl="threefry2x32")
+            order_key, step_key, test_key = jax.random.split(seed_key, 3)
+            run = _Run(
+                training,
+                recipe,
+                cut,
+                step=step,
+                feed=_feed(training, stream, cut, order_key, mesh),
+                accuracy=None
+                if test is None
+                else accuracy_on(
+                    fixed_graph, test, mesh, reading.say if reading.skip_unreadable else None
+                ),
+                keys=(step_key, test_key),
+                directory=directory,
+                save_every=save_every,
+                on_batch=on_batch or (lambda images: None),
+            )
+            with (
+                _others_are_there(),
+                contextlib.closing(run.feed) as feed,
+                contextlib.closing(feed(start)) as batches,
+            ):
+                for epoch in range(start // cut.steps, recipe.epochs):
+                    first = max(start, epoch * cut.steps)
+                    progress, info = run.epoch(epoch, first, progress, batches)
+                    progress = progress._replace(sums=on_devices(np.zeros(2, np.float32), mesh))
+                    done = dataclasses.replace(metadata, epochs=epoch + 1)
+                    steps = (epoch + 1) * cut.steps
+                    with signals.postponed():
+                        processes.together(
+                            partial(_record, path, directory, info, graph, progress, done, steps)
+                        )
+                    if on_epoch is not None:
+                        on_epoch(info)
     return nnx.merge(graph, *_trained(progress))
 
 

@@ -17,18 +17,19 @@ counts.
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from etils import epath
 
 from dsrs_jax.system.errors import UserError
-from dsrs_jax.system.files import is_remote, make_folder, write_whole
+from dsrs_jax.system.files import make_folder, write_whole
+from dsrs_jax.system.folder_lock import held
 from dsrs_jax.votes.kernel import INDICES
 from dsrs_jax.votes.table import State
 
@@ -38,7 +39,6 @@ VOTES_FOLDER = "votes"
 _UNSAID = {"label": "given", "share_p": 0.5}
 _BATCH_FILE = "batch.json"
 _REFUSED_FILE = "refused.txt"
-_LOCK_FILE = ".lock"
 # A record with this key is no more than the word that an image could not be read.
 _UNREADABLE = State.UNREADABLE.value
 EARLIER = "earlier"  # counts at earlier looks, in their order
@@ -81,30 +81,16 @@ class RecordFolder:
         self._settings = json.loads(json.dumps(settings))
         self._problem_of, self._on_damaged = problem_of, on_damaged
         self._seen: set[str] = set()
-        self._lock: IO[str] | None = None
+        self._lock = contextlib.ExitStack()
 
     def __enter__(self) -> RecordFolder:
         make_folder(self.path / VOTES_FOLDER)
-        try:
-            if not is_remote(self.path):
-                self._lock = open(self.path / f"{_LOCK_FILE}-{self.process}", "w")
-        except OSError as error:
-            raise UserError(f"cannot write in {self.path}: {error.strerror or error}") from error
-        try:
-            if self._lock is not None:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._close()
-            raise UserError(
-                f"another run is writing in {self.path}; wait for it, or give another --out"
-            ) from error
-        try:
+        with contextlib.ExitStack() as lock:
+            lock.enter_context(held(self.path, str(self.process)))
             self._agree_on_settings()
             self._agree_to_go_on()
             self.refresh()
-        except BaseException:
-            self._close()
-            raise
+            self._lock = lock.pop_all()
         return self
 
     def __exit__(
@@ -113,7 +99,7 @@ class RecordFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._close()
+        self._lock.close()
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Adds finished records, each with its "index"; on disk when this returns."""
@@ -228,10 +214,6 @@ class RecordFolder:
                     f"{self.path} was made with {name} = {_shown(there)}, not {_shown(here)}; "
                     "give the same settings or another --out"
                 )
-
-    def _close(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
 
 
 def looks_of(record: Mapping[str, Any]) -> int:

@@ -22,6 +22,7 @@ from dsrs_jax.run import published_study
 from dsrs_jax.run.main import main
 from dsrs_jax.run.published_study import Loaded, Result, StudyOptions
 from dsrs_jax.run.settings import ImageOptions, LawOptions
+from dsrs_jax.system.folder_lock import held
 from dsrs_jax.votes import State
 
 N, ALPHA, SHARE = 50_000, 0.001, 0.0005
@@ -194,6 +195,10 @@ def test_a_study_that_is_not_there_is_refused_and_nothing_is_written(
     ):
         refused(capsys, ["published", str(made), *MODEL, *more], message)
     assert list(tmp_path.iterdir()) == []
+    with held(tmp_path):
+        more = ["--q-sigma", "0.4", "--out", str(tmp_path)]
+        refused(capsys, ["published", str(made), *MODEL, *more], "another run is writing in")
+    assert [file.name for file in tmp_path.iterdir()] == [".lock-0"]
 
 
 @given(

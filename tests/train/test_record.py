@@ -55,6 +55,29 @@ def test_a_damaged_file_is_named_and_nothing_is_changed(run: Path) -> None:
         (run / name).write_bytes(whole)
 
 
+def test_a_run_that_is_going_on_is_not_written_by_another(run: Path, tmp_path: Path) -> None:
+    (run / ".state-3.77").mkdir()  # as it writes the next state
+    new = tmp_path / "new"
+    for path in (run, new):
+        with TrainingRun(path, RECIPE, resume=True, epoch_steps=2):
+            before = sorted(path.rglob("*"))
+            with pytest.raises(UserError, match=f"another run is writing in {path}: process"):
+                _continued(path)
+            assert sorted(path.rglob("*")) == before
+            (path / ".state-3.77").mkdir(exist_ok=True)
+    # What it leaves, even if it was killed before its recipe, is a run's, and not another's.
+    (new / "recipe.json").unlink()
+    (new / ".state-3.77").rmdir()
+    _train(new, 0, 1)
+
+
+def test_fewer_epochs_than_are_done_are_refused(run: Path) -> None:
+    before = (run / "recipe.json").read_bytes()
+    with pytest.raises(UserError, match="2 epochs old already; ask for more than 1 by --epochs"):
+        TrainingRun(run, RECIPE | {"epochs": 1}, resume=True, epoch_steps=2)
+    assert (run / "recipe.json").read_bytes() == before
+
+
 def test_what_only_looks_like_a_state_is_left_alone(run: Path) -> None:
     for name in ("state-1 (old)", "state-9.tmp", "state-best"):
         (run / name).mkdir()

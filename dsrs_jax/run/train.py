@@ -27,7 +27,7 @@ from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.options import group, option
 from dsrs_jax.system.output import complain
 from dsrs_jax.system.processes import together
-from dsrs_jax.train import EpochInfo, Reading, Recipe, train
+from dsrs_jax.train import EpochInfo, Reading, Recipe, recorded_steps, train
 from dsrs_jax.train.recipe import check, cut_of
 
 _ARCH = {"digits": "digits_cnn", "mnist": "mnist_43"}
@@ -74,6 +74,14 @@ def run(settings: Settings, words: Sequence[str]) -> None:
     recipe, training, test, pretrained = together(lambda: _read(settings))
     cut = cut_of(training, recipe)
     images = recipe.epochs * cut.steps * cut.size
+    done_before = recorded_steps(Path(settings.out))
+    if settings.resume and not done_before:
+        console.print(
+            f"{settings.out} has no state to continue from: the training begins.",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
     streamed = not isinstance(training, data.ArrayDataset)
 
     def show(info: EpochInfo) -> None:
@@ -99,7 +107,12 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             on_epoch=show,
             on_batch=advance,
         )
-    console.print(f"saved {Path(settings.out) / 'model'}", soft_wrap=True)
+    model = Path(settings.out) / "model"
+    if done_before == recipe.epochs * cut.steps:
+        end = f"{model} has all {recipe.epochs} epochs: nothing to train"
+    else:
+        end = f"saved {model}"
+    console.print(end, soft_wrap=True, markup=False, highlight=False)
 
 
 def _read(settings: Settings) -> tuple[Recipe, data.Dataset, data.Dataset | None, Path | None]:

@@ -186,6 +186,23 @@ def test_what_a_killed_run_leaves_is_continued(
     refused(capsys, other, "begun with sigma = 0.5, not 0.6")
 
 
+def test_a_training_says_what_it_continues(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, command = tmp_path / "model", [*IN_MEMORY, "--resume", "--out", str(tmp_path)]
+    begins = f"{tmp_path} has no state to continue from: the training begins."
+    nothing = f"{model} has all 1 epochs: nothing to train"
+    for epochs, lines in ((1, [begins, f"saved {model}"]), (1, [nothing]), (2, [f"saved {model}"])):
+        capsys.readouterr()
+        assert main([*command, "--epochs", str(epochs)]) == 0
+        printed = capsys.readouterr().out.splitlines()
+        known = (begins, nothing, f"saved {model}")
+        assert [line for line in printed if line in known] == lines
+    message = f"{tmp_path} is 2 epochs old already; ask for more than 1 by --epochs"
+    refused(capsys, [*command, "--epochs", "1"], message)
+    assert steps(tmp_path) == 2 * EPOCH and len(rows(tmp_path)) == 2
+
+
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(

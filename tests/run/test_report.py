@@ -172,7 +172,7 @@ def test_logs_have_their_own_names_and_radii_of_any_size_a_table(
     capsys.readouterr()
     assert main(["report", str(file), "--out", str(out)]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "float32 draws, seed 12345, 1,000 of them compared" in said
+    assert "float32 draws, seed 12345, the network's answers to 1,000 of them" in said
     file.write_text(schema.text(columns | {"radius_np": ["1e308", "0.25"]}))
     assert main(["report", str(file), "--out", str(out)]) == 0
     assert "radius_np is 1e+308, outside [0, 1e+06]; it is left out" in capsys.readouterr().out

@@ -264,8 +264,9 @@ def _versions(module: torch.nn.Module) -> dict[str, int]:
 
 def _reason_of_nan(module: torch.nn.Module) -> str:
     for name, tensor in _tensors(module).items():
-        if unsound := int(torch.isnan(tensor).sum()):
-            return f"its tensor {name} has {unsound:,} of {tensor.numel():,} values that are NaN"
+        if unsound := int((~torch.isfinite(tensor)).sum()):
+            what = "NaN" if torch.isnan(tensor).any() else "infinite"
+            return f"its tensor {name} has {unsound:,} of {tensor.numel():,} values that are {what}"
     return "all its weights are numbers: does it divide by 0, or is --input-scaling another one?"
 
 

@@ -65,6 +65,8 @@ def fields(row: Mapping[str, str], names: Sequence[str]) -> dict[str, Value]:
     for column, meaning in (_OR_EMPTY | dict.fromkeys(of_laws, as_number)).items():
         found[column] = said(meaning, row, column) if row[column] else None
     found |= {column: row[column] for column in _WORDS}
+    if row["status"] not in schema.STATUSES:
+        raise ValueError(f"status is {row['status']!r}, none of {', '.join(schema.STATUSES)}")
     found["ceiling"] = "a number" if row["ceiling"] else None
     radii = [said(schema.as_radius, row, f"radius_{method}") for method in schema.Method]
     _check_class(row, any(radii))

@@ -44,8 +44,9 @@ from dsrs_jax.system.errors import IncompleteError, UserError
 from dsrs_jax.system.files import folder_or_bucket, write_whole
 from dsrs_jax.system.heartbeat import Heartbeat
 from dsrs_jax.system.options import group, option, without
-from dsrs_jax.votes import RecordFolder, confirm, recording
+from dsrs_jax.votes import RecordFolder, Sampler, confirm, recording
 from dsrs_jax.votes.record import digest
+from dsrs_jax.votes.records import earlier_settings
 
 ATTACK_FILE = "attack.csv"
 IFGSM, PGD = METHODS = ("ifgsm", "pgd")
@@ -108,7 +109,7 @@ class Settings:
         None, "folder or bucket; runs/DATASET_attack", metavar="DIR", often=True
     )
     draws: str = option(draws.SOUND, "those of the certificates", choices=draws.KINDS)
-    seed: int = option(0, "of all draws", metavar="SEED")
+    seed: int | None = option(None, "of all draws; by itself a secret one", metavar="SEED")
     batch: int | None = option(None, "images at once; results do not depend on it", metavar="N")
     patience: float = option(60.0, "seconds until a silent process is lost", metavar="S")
     processes: options.ProcessOptions = group(options.ProcessOptions)
@@ -148,19 +149,20 @@ def run(settings: Settings, words: Sequence[str]) -> None:
             first = processes.process == 0
             # Gradients are JAX's, whatever would be the fastest for votes.
             model = dataclasses.replace(settings.model, backend="jax")
-            use = Use(dataset, indices, len(indices), [], processes, settings.seed)
+            use = Use(dataset, indices, len(indices), [], processes, settings.seed or 0)
             own = epath.Path("runs") / name  # where `certify` keeps the digits' model
             classifier = classifier_of(model, settings.law, use, own, console)
             law = settings.law.law(classifier.metadata.image_shape, classifier.metadata)
             grid = draws.grid_of(settings.draws, dataset)
+            seed = options.seed_for_all(settings.seed, earlier_settings(out), first)
             attacker = Attacker(
-                classifier, law, attack, grid=grid, seed=settings.seed, batch=settings.batch,
+                classifier, law, attack, grid=grid, seed=seed, batch=settings.batch,
                 on_smaller=lambda draws: tell(
                     f"The devices' memory is full: going on with {draws} draws at a time."
                 ),
             )  # fmt: skip
             folder = RecordFolder(
-                out, _identity(settings, law, classifier, dataset, grid), processes.process,
+                out, _identity(settings, law, classifier, dataset, grid, seed), processes.process,
                 problem_of=functools.partial(problem_of, attack, radii),
                 on_damaged=tell if first else lambda what: None,
             )  # fmt: skip
@@ -179,7 +181,9 @@ def run(settings: Settings, words: Sequence[str]) -> None:
         share = missing[processes.process :: processes.processes]
         examples: Iterable[data.Example] = data.read_ahead(dataset, share)
         if first and share:
+            sampler = Sampler(classifier, seed=seed, grid=grid, surely=indices)
             examples = remarks.look_first(classifier, law, examples, console)
+            examples = remarks.compare_first(sampler, law, examples)
         what = "attacking" if first else f"attacking ({processes.process})"
         with report.progress(console, what, len(share), "images") as advance:
             _attack(attacker, examples, radii, folder, advance)
@@ -224,6 +228,7 @@ def _identity(
     classifier: BaseClassifier,
     dataset: data.Dataset,
     grid: int | None,
+    seed: int,
 ) -> dict[str, Any]:
     """What the records depend on: config.json, which another run in this folder must agree with."""
     return {
@@ -238,7 +243,7 @@ def _identity(
         **dataclasses.asdict(settings.attack.attack()),
         "draws": draws.describe(grid),
         "grid": grid,
-        "seed": settings.seed,
+        "seed": seed,
         "arch": classifier.metadata.arch,
         "input_scaling": classifier.metadata.scaling,
         "dtype": settings.model.dtype,

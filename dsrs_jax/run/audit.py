@@ -146,7 +146,9 @@ def run(settings: Settings, words: Sequence[str]) -> int:
             sentences.append(_as_run(settings, lines, found))
     if len(left_out) == len(settings.logs):
         raise UserError("; ".join(left_out))
-    console.print(table, crop=False)
+    # Nor are numbers, where names are long.
+    width = max(console.width, console.measure(table).maximum)
+    console.print(table, crop=False, width=width)
     for sentence in sentences:
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
     if left_out:

@@ -42,7 +42,6 @@ from dsrs_jax.system.heartbeat import Heartbeat
 from dsrs_jax.system.options import group, option, without
 from dsrs_jax.system.processes import Group
 from dsrs_jax.votes import (
-    FIRST,
     DependsOnOthersError,
     Kind,
     LookedAt,
@@ -50,6 +49,7 @@ from dsrs_jax.votes import (
     Sampler,
     SamplingPlan,
     VoteTable,
+    always_compared,
     collect,
     confirm,
     drawn,
@@ -182,7 +182,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
                 cutoffs=plan.cutoffs,
                 batch=settings.batch,
                 grid=grid,
-                surely=indices[:FIRST],
+                surely=always_compared(indices),
                 on_smaller=lambda batch: console.print(
                     f"The devices' memory is full: going on with --batch {batch}."
                 ),

@@ -21,7 +21,10 @@ def grid_of(kind: str, dataset: data.Dataset) -> int | None:
     if not problem and dataset.grid is None:
         problem = "the images lie on no grid of 1/(255 * 2^j), j = 0 ... 8"
     if problem:
-        raise UserError(f"no sound draws: {problem}; --draws float32 has some that no proof covers")
+        raise UserError(
+            f"no sound draws: {problem}; float32 ones can be had, which no proof covers: --draws "
+            "float32, or draws='float32' in Python"
+        )
     return dataset.grid
 
 

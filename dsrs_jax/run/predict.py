@@ -33,7 +33,7 @@ from dsrs_jax.system.folder_lock import held
 from dsrs_jax.system.options import group, option
 from dsrs_jax.system.processes import Group
 from dsrs_jax.system.signals import last_words
-from dsrs_jax.votes import FIRST, ClassVotes, Sampler, count_classes, fresh_seed
+from dsrs_jax.votes import ClassVotes, Sampler, always_compared, count_classes, fresh_seed
 
 _SHOWN = 40  # images in the terminal
 _LOCK = "predictions"
@@ -103,7 +103,7 @@ def run(settings: Settings, words: Sequence[str]) -> None:
         seed=seed,
         batch=settings.batch,
         grid=grid,
-        surely=indices[:FIRST],
+        surely=always_compared(indices),
         on_smaller=lambda batch: console.print(
             f"The devices' memory is full: going on with --batch {batch}."
         ),

@@ -15,10 +15,11 @@ from dsrs_jax.models import BaseClassifier
 from dsrs_jax.noise import RadialLaw
 from dsrs_jax.run.trial import logits_of
 from dsrs_jax.system.errors import UserError
+from dsrs_jax.votes import Sampler
 from dsrs_jax.votes.records import CONFIG_FILE
 
 _NAMED = 20  # class folders
-_LOOKED_AT = 100  # images
+_LOOKED_AT, _COMPARED = 100, 8  # images
 _FEWEST = 10  # of fewer a tenth says nothing
 _FAR_FEWER = 3  # times
 
@@ -85,6 +86,19 @@ def look_first(
                 "be 0 for most. `dsrs-jax train` trains under noise; or give a smaller --sigma.",
                 soft_wrap=True,
             )
+    return itertools.chain(first, remaining)
+
+
+def compare_first(
+    sampler: Sampler, law: RadialLaw, examples: Iterable[Example]
+) -> Iterator[Example]:
+    """The examples, once some answers to draws of the first ones were compared."""
+    remaining = iter(examples)
+    first = list(itertools.islice(remaining, _COMPARED))
+    readable = [example for example in first if example.image is not None]
+    if readable:
+        images = np.stack([one.image for one in readable if one.image is not None])
+        sampler.compare(images, law, [example.index for example in readable])
     return itertools.chain(first, remaining)
 
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import re
 from collections.abc import Iterable
@@ -71,9 +72,12 @@ def read_log(file: Path) -> tuple[list[LogLine], list[str]]:
         UserError: the file cannot be read, or is no such log, or has no line of an image.
     """
     try:
-        content = file.read_bytes().decode("utf-8-sig", errors="replace")
+        written = file.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
+    if written.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{file} is UTF-16; save it as UTF-8")
+    content = written.decode("utf-8-sig", errors="replace")
     first, *lines = content.split("\n")
     if not _is_header(first):
         raise UserError(
@@ -86,7 +90,11 @@ def read_log(file: Path) -> tuple[list[LogLine], list[str]]:
         if not line.strip():
             continue
         place = f"{file}, line {number}"
-        if number == len(lines) + 1:  # no end of line after it
+        if _is_header(line):
+            twice.append(f"{place}: a second header (two logs in one file?).")
+            continue
+        # Without an end of line it may be cut, but for a time in the last column.
+        if number == len(lines) + 1 and len(_cells(line)) < len(HEADER):
             damaged.append(f"{place}: the file ends inside this line; it is left out.")
             continue
         try:

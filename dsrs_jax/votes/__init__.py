@@ -1,7 +1,7 @@
 """Votes of a classifier under every law: drawn on all devices, recorded, resumable."""
 
 from dsrs_jax.votes.collection import collect
-from dsrs_jax.votes.compared import FIRST, DependsOnOthersError
+from dsrs_jax.votes.compared import DependsOnOthersError, always_compared
 from dsrs_jax.votes.counting import ClassVotes, count_classes, count_votes
 from dsrs_jax.votes.kernel import can_be_sound, tile_size
 from dsrs_jax.votes.plan import Kind, SamplingPlan, SecondLaw, second_laws
@@ -20,7 +20,6 @@ from dsrs_jax.votes.sampler import PendingVotes, Sampler, Votes, fresh_seed
 from dsrs_jax.votes.table import Chosen, Counted, Intervals, LookedAt, SoundDraws, State, VoteTable
 
 __all__ = [
-    "FIRST",
     "Chosen",
     "ClassVotes",
     "Counted",
@@ -37,6 +36,7 @@ __all__ = [
     "State",
     "VoteTable",
     "Votes",
+    "always_compared",
     "can_be_sound",
     "collect",
     "confirm",

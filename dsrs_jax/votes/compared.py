@@ -24,14 +24,23 @@ from dsrs_jax.models import Replica, compiled
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.votes.kernel import Block, drawn, precision
 
-FIRST = 8  # images of a run of which some answers are compared in any case
+# Images of a run of which some answers are compared in any case: the first, and others, spread.
+_FIRST, _SPREAD = 4, 8
 # Draws of a compared tile that are given to the classifier one at a time.
 _ALONE, _ALONE_AT_FIRST = 2, 16
 _TILES = 700  # to one that is compared: then it takes less than a hundredth of the time
 _KEPT = 4  # tiles whose draws are mixed with later ones
-# Of the usual range of a draw's logits: answers whose logits are closer are a tie that another
-# order of the same sums, in float32 or bfloat16, may decide otherwise.
-_TIE = 0.05
+# By how much a draw's margin, of its first logit over the second, may move: in parts of the usual
+# margin and of the two logits. Other images in a batch of the same size should change nothing at
+# all; in a batch of another size another program computes the same sums, maybe in bfloat16.
+_SAME_SIZE, _OTHER_SIZE = (0.05, 1e-5), (0.3, 0.02)
+
+
+def always_compared(indices: Sequence[int]) -> list[int]:
+    """Images of a run of which some answers are compared in any case, from all of its images."""
+    size = len(indices)
+    spread = [place * (size - 1) // (_SPREAD - 1) for place in range(_SPREAD if size else 0)]
+    return [*indices[:_FIRST], *(indices[place] for place in spread)]
 
 
 class DependsOnOthersError(UserError):
@@ -43,6 +52,24 @@ class _Answered(NamedTuple):
 
     images: NDArray[np.float32]
     logits: NDArray[np.float32]
+
+
+def _margins(logits: NDArray[np.float32], answer: NDArray[np.int64]) -> NDArray[np.float64]:
+    """By how much the answer's logit is above the largest other one.
+
+    Of these two alone: a class that is never first may have any logit.
+    """
+    rows, wide = np.arange(len(logits)), logits.astype(np.float64)
+    first = wide[rows, answer]
+    wide[rows, answer] = -np.inf
+    return first - np.max(wide, axis=1, initial=-np.inf)
+
+
+def _answer_of(logits: NDArray[np.float32]) -> str:
+    if not np.isfinite(logits).all():
+        return "no finite logits"
+    answer = np.argmax(logits[None], axis=1)
+    return f"class {answer[0]} by {_margins(logits[None], answer)[0]:.2g}"
 
 
 class Comparison:
@@ -118,7 +145,9 @@ class Comparison:
         tile = len(images)
         own = _Answered(images, self._logits(images, tile))
         finite = own.logits[np.isfinite(own.logits).all(axis=1)]
-        tie = _TIE * float(np.median(np.ptp(finite, axis=1))) if len(finite) else 0.0
+        usual = (
+            float(np.median(_margins(finite, np.argmax(finite, axis=1)))) if len(finite) else 0.0
+        )
         half = max(1, tile // 2)
         rows = random.permutation(tile)
         chosen, kept = rows[:half], rows[-half:]
@@ -128,10 +157,12 @@ class Comparison:
         order = random.permutation(len(mixed))  # an answer may depend on the place, too
         found = np.empty((len(mixed), *known.shape[1:]), np.float32)
         found[order] = self._logits(mixed[order], tile)
-        self._agree(index, known, found[: len(known)], tie, "beside draws of other images")
+        self._agree(
+            index, known, found[: len(known)], usual, _SAME_SIZE, "beside draws of other images"
+        )
         for place in chosen[:alone].tolist():
             found = self._logits(images[place : place + 1], tile)
-            self._agree(index, own.logits[place : place + 1], found, tie, "alone")
+            self._agree(index, own.logits[place : place + 1], found, usual, _OTHER_SIZE, "alone")
         self._earlier.append(_Answered(images[kept], own.logits[kept]))
         return half
 
@@ -153,25 +184,27 @@ class Comparison:
         index: int,
         expected: NDArray[np.float32],
         found: NDArray[np.float32],
-        tie: float,
+        usual: float,
+        tolerance: tuple[float, float],
         how: str,
     ) -> None:
-        """DependsOnOthersError where answers differ, and their logits moved by more than a tie."""
+        """DependsOnOthersError where margins differ by more than rounding."""
         finite = np.isfinite(expected).all(axis=1)
         odd = finite != np.isfinite(found).all(axis=1)
-        a, b = np.argmax(expected, axis=1), np.argmax(found, axis=1)
-        row = np.arange(len(expected))
-        with np.errstate(invalid="ignore", over="ignore"):
-            moved = (expected[row, a] - expected[row, b]) + (found[row, b] - found[row, a])
-            odd |= finite & (moved > tie)
+        both = np.flatnonzero(finite & ~odd)
+        answer = np.argmax(expected[both], axis=1)
+        before, after = (_margins(logits[both], answer) for logits in (expected, found))
+        size = np.abs(expected[both, answer].astype(np.float64)) + before
+        moved = np.abs(after - before)
+        odd[both] = moved > tolerance[0] * usual + tolerance[1] * size
         if np.any(odd):
             worst = int(np.flatnonzero(odd)[0])
+            said = [_answer_of(logits[worst]) for logits in (expected, found)]
             raise DependsOnOthersError(
-                f"{self._name} is not a function of one image: among draws of one image it "
-                f"answers a draw with class {a[worst]}, and with class {b[worst]} {how} (image "
-                f"{index}; {int(odd.sum())} of {len(odd)} answers differ). Votes of it certify "
-                "nothing: let the logits of an image depend on that image alone (no average, "
-                "maximum or scale over the batch)"
+                f"{self._name} is not a function of one image: {int(odd.sum())} of {len(odd)} "
+                f"answers to draws of image {index} change {how}, one from {said[0]} to {said[1]}. "
+                "Votes of it certify nothing: let the logits of an image depend on that image "
+                "alone (no average, maximum or scale over the batch)"
             )
 
     def _random(self, *numbers: int) -> np.random.Generator:

@@ -17,7 +17,7 @@ from dsrs_jax.data import Example
 from dsrs_jax.models import BaseClassifier, refuse_too_few_classes
 from dsrs_jax.noise import RadialLaw
 from dsrs_jax.system.errors import UserError
-from dsrs_jax.votes.compared import FIRST
+from dsrs_jax.votes.compared import always_compared
 from dsrs_jax.votes.sampler import PendingVotes, Sampler, fresh_seed
 from dsrs_jax.votes.table import Chosen, SoundDraws, State, VoteTable
 
@@ -65,9 +65,14 @@ def count_votes(
             raise UserError("the laws inside must be the law itself, truncated")
     cutoffs = [q.cutoff for q in inside if q.cutoff is not None]
     seed = fresh_seed() if seed is None else seed
-    beginning = range(FIRST) if indices is None else np.ravel(indices)[:FIRST].tolist()
+    numbers = range((*np.shape(images), 0)[0]) if indices is None else np.ravel(indices).tolist()
     sampler = Sampler(
-        classifier, seed=seed, cutoffs=cutoffs, batch=batch, grid=grid, surely=beginning
+        classifier,
+        seed=seed,
+        cutoffs=cutoffs,
+        batch=batch,
+        grid=grid,
+        surely=always_compared(numbers),
     )
     shape = np.shape(images)  # which the sampler looks at
     classes = _classes(classifier, shape[1:]) if len(shape) == 4 else 0

@@ -228,6 +228,41 @@ class Sampler:
         counting = self._inside if classes is None else self._of_classes(classes)
         if classes is not None:
             labels = np.zeros(np.shape(images)[:1], np.int32)
+        every, tile = self._request(images, labels, indices, law, n, first)
+        compared = self._compare(every, counting[1], tile)
+        begin, end, size_of_all = first // tile, -(-(first + n) // tile), len(every.labels)
+        calls = []
+        for start in range(0, size_of_all, self._mesh.size):
+            size = min(self._mesh.size, size_of_all - start)
+            longest = self._steps * self._in_flight(tile) * self._mesh.size // size
+            for part in range(begin, end, longest):
+                share = share_out(size, self._mesh.size, part, min(part + longest, end))
+                rows = start + share[0]
+                block = jax.tree.map(lambda leaf, rows=rows: leaf[rows], every)
+                calls.append((rows, block._replace(begin=share[1], end=share[2])))
+        span = np.array([first, first + n], dtype=np.int32)
+        return PendingVotes(self, calls, tile, span, counting, compared)
+
+    def compare(self, images: ArrayLike, law: Law, indices: ArrayLike) -> None:
+        """Compares some answers to draws of images, and counts none (`votes.compared`).
+
+        Raises:
+            DependsOnOthersError: the classifier's answer to one depends on others.
+        """
+        labels = np.zeros(np.shape(images)[:1], np.int32)
+        every, tile = self._request(images, labels, indices, law, 1, 0)
+        self._compare(every, self._inside[1], tile)
+
+    def _request(
+        self,
+        images: ArrayLike,
+        labels: ArrayLike | None,
+        indices: ArrayLike | None,
+        law: Law | Sequence[Law],
+        n: int,
+        first: int,
+    ) -> tuple[Block, int]:
+        """All that is asked for as one block, and the draws of a tile."""
         pixels, targets, numbers, laws = _checked(images, labels, indices, law)
         if self.grid is not None:
             if not all(isinstance(one, RadialLaw) for one in laws):
@@ -242,30 +277,11 @@ class Sampler:
         # Whole and truncated laws of the radial family share a program.
         whole = [one.as_truncated() if isinstance(one, RadialLaw) else one for one in laws]
         stacked = jax.tree.map(lambda *numbers: np.array(numbers, dtype=self._real), *whole)
-        begin, end = first // tile, -(-(first + n) // tile)
-        every = Block(
-            pixels,
-            targets,
-            numbers,
-            streams,
-            np.full(len(pixels), begin, np.int32),
-            np.full(len(pixels), end, np.int32),
-            stacked,
+        begin, end = (
+            np.full(len(pixels), tiles, np.int32)
+            for tiles in (first // tile, -(-(first + n) // tile))
         )
-        compared = np.zeros(len(pixels), np.int64)
-        if self._comparison is not None:
-            compared = self._compare(every, counting[1], tile)
-        calls = []
-        for start in range(0, len(pixels), self._mesh.size):
-            size = min(self._mesh.size, len(pixels) - start)
-            longest = self._steps * self._in_flight(tile) * self._mesh.size // size
-            for part in range(begin, end, longest):
-                share = share_out(size, self._mesh.size, part, min(part + longest, end))
-                rows = start + share[0]
-                block = jax.tree.map(lambda leaf, rows=rows: leaf[rows], every)
-                calls.append((rows, block._replace(begin=share[1], end=share[2])))
-        span = np.array([first, first + n], dtype=np.int32)
-        return PendingVotes(self, calls, tile, span, counting, compared)
+        return Block(pixels, targets, numbers, streams, begin, end, stacked), tile
 
     def _in_flight(self, tile: int) -> int:
         """Tiles that a device has at the same time."""
@@ -298,7 +314,8 @@ class Sampler:
             )
 
     def _compare(self, every: Block, key: Array, tile: int) -> NDArray[np.int64]:
-        assert self._comparison is not None
+        if self._comparison is None:
+            return np.zeros(len(every.labels), np.int64)
         while True:
             try:
                 return self._comparison.of(every, key, tile)

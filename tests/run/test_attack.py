@@ -27,7 +27,7 @@ Once = Callable[[str, Callable[[Path], None]], Path]
 ALPHA = 0.001
 FAR = 3.0
 STRONG = Attack(steps=40, samples=32, votes=100, step_size=0.05, recheck=10_000)
-QUICK = ["--samples", "32", "--votes", "32", "--recheck", "1000", "--steps", "20",
+QUICK = ["--seed", "0", "--samples", "32", "--votes", "32", "--recheck", "1000", "--steps", "20",
          "--step-size", "0.1"]  # fmt: skip
 SHORT = ["--skip", "20", "--eps", "2", "0.4", *QUICK]
 RADII, IMAGES = [0.4, 2.0], 18

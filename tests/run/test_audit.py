@@ -12,6 +12,7 @@ from scipy import stats
 from dsrs_jax.run.audit import Audit, audit, radii_of_votes
 from dsrs_jax.run.main import main
 from dsrs_jax.run.smoothing_log import LogLine, read_log, write_log
+from dsrs_jax.system.errors import UserError
 
 SIGMA, N, ALPHA = 0.5, 1000, 0.001
 PROVED = radii_of_votes(SIGMA, N, ALPHA)
@@ -118,6 +119,12 @@ def test_a_log_with_abstentions_other_line_ends_and_a_cut_line_is_read(tmp_path:
     file.write_text(file.read_text() + line(3, "0.")[:9])
     again, wrong = read_log(file)
     assert again == found and len(wrong) == 1 and "ends inside this line" in wrong[0]
+    file.write_text("\n".join([file.read_text().splitlines()[0], line(0, "0.5"), line(1, "0.5")]))
+    again, wrong = read_log(file)  # whole, without an end of line
+    assert not wrong and len(again) == 2
+    file.write_bytes(file.read_text().encode("utf-16"))
+    with pytest.raises(UserError, match="is UTF-16"):
+        read_log(file)
     kept, wrong = read_log(
         written(file, [line(0, "nan"), "1\t2", line(2, "-1"), line(3, "0.4"), line(3, "0.5")])
     )

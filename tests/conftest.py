@@ -9,6 +9,7 @@ import fcntl
 import multiprocessing.process
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -52,6 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
         assert "dsrs_jax" not in sys.modules  # what is imported already would not be checked
         install_import_hook("dsrs_jax", "typechecking.typechecker")
 
+    # Under nohup it is ignored, here and in what a test starts, and some tests wait for it.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # A silent broadcast or a silent change of precision fails a test at once.
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -65,16 +65,16 @@ def count_votes(
             raise UserError("the laws inside must be the law itself, truncated")
     cutoffs = [q.cutoff for q in inside if q.cutoff is not None]
     seed = fresh_seed() if seed is None else seed
-    numbers = range((*np.shape(images), 0)[0]) if indices is None else np.ravel(indices).tolist()
+    shape = np.shape(images)  # which the sampler looks at, as at the indices
+    every = np.arange(shape[0] if shape else 0) if indices is None else np.ravel(indices)
     sampler = Sampler(
         classifier,
         seed=seed,
         cutoffs=cutoffs,
         batch=batch,
         grid=grid,
-        surely=always_compared(numbers),
+        surely=always_compared(every.astype(np.int64).tolist()),
     )
-    shape = np.shape(images)  # which the sampler looks at
     classes = _classes(classifier, shape[1:]) if len(shape) == 4 else 0
     chosen = None
     if labels is None:

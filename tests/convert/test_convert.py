@@ -228,7 +228,7 @@ def test_certify_takes_the_file_itself(
         "--q-inside",
         "0.5",
     ]
-    common += ["--no-compilation-cache"]
+    common += ["--no-compilation-cache", "--seed", "0"]
     noise = ["--sigma", "0.1", "--noise", "gaussian"]
     for name, model in (("a", file), ("b", folder)):
         out = ["--out", str(tmp_path / name)]

@@ -287,7 +287,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "left out": (LeavesOut, "draws random numbers"),
     "no forward": (nn.Module, "define forward(images)"),
     "two images": (lambda: program().module(), "Dim.AUTO"),
-    "small batches": (SmallBatches, "SmallBatches of images (100, 1, 8, 8) failed"),
+    "small batches": (SmallBatches, "SmallBatches of images (1024, 1, 8, 8) failed"),
     "a class": (lambda: Of, "Of is a class; give an object of it"),
     "a method": (lambda: Of().forward, "give the module itself"),
     "a state dict": (lambda: Of().state_dict(), "cannot be called with images; a model is"),

@@ -26,7 +26,7 @@ from certify_runs import (
 from dsrs_jax import data, models
 from dsrs_jax.run.main import main
 
-SHORT = ["--n", "500", "--q-inside", "0.5"]
+SHORT = ["--n", "500", "--q-inside", "0.5", "--seed", "0"]
 
 
 @pytest.mark.process

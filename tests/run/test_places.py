@@ -14,7 +14,7 @@ from dsrs_jax.run.main import main
 from dsrs_jax.system.errors import UserError
 from dsrs_jax.system.files import cache_folder
 
-CERTIFY = ["certify", "--n", "500", "--stop", "3", "--q-inside", "0.5"]
+CERTIFY = ["certify", "--n", "500", "--stop", "3", "--q-inside", "0.5", "--seed", "0"]
 
 
 def test_a_cache_that_is_an_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

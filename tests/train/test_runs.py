@@ -253,7 +253,7 @@ def test_two_processes_continue_as_one_process_would(run: Run, tmp_path: Path) -
     [
         ("--out a_file/run", "--out run", "cannot make the folder"),
         ("--out run", "--out run --sigma 0.6", "other settings or other data"),
-        ("--out run", "--out run --pretrained none", "no such checkpoint"),
+        ("--out run", "--out run --pretrained none", "no such file or folder"),
         (*["--out run --batch 33 --num-noise-vec 3"] * 2, "a mini-batch of 11 images is no"),
     ],
 )

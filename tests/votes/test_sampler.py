@@ -123,7 +123,15 @@ def count_five(grid: int | None) -> list:
     digits, law = data.load("digits"), noise.generalized_gaussian(64, 0.5, 28)
     images, labels = digits.images[:5], digits.labels[:5]
     counted = count_votes(
-        digits_cnn(), images, labels, law, 4000, first=500, inside=[law.truncated(0.3)], grid=grid
+        digits_cnn(),
+        images,
+        labels,
+        law,
+        4000,
+        first=500,
+        inside=[law.truncated(0.3)],
+        grid=grid,
+        seed=0,
     )
     return [counted.draws.tolist(), counted.votes.tolist()]
 

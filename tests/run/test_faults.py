@@ -113,6 +113,8 @@ def test_a_damaged_image_is_named_and_all_others_are_certified(
     assert main(command) == 0
     mended = rows_of(out)
     assert [int(row["label"]) for row in mended] == [images[i][1] for i in range(12)]
+    for row in (*rows, *mended):
+        del row["compared"]  # of all images together
     assert mended[:4] + mended[5:] == rows[:4] + rows[5:]
     new = [file for file in record_files(out) if file not in before]
     assert sum(file.read_text().count("\n") for file in new) == 1

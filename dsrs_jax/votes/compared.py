@@ -103,14 +103,14 @@ class Comparison:
         self._surely = frozenset(surely)
         self._earlier: deque[_Answered] = deque(maxlen=_KEPT)
 
-    def of(self, images: Block, key: Array, tile: int) -> NDArray[np.int64]:
+    def compare(self, images: Block, key: Array, tile: int) -> NDArray[np.int64]:
         """Compares answers to some of the draws of each image of a request; of how many.
 
-        They follow from seed, image, law and draws: what a run compared does not depend on how
-        often it was interrupted. Of the images in `surely` a tile from the first draw on is.
+        Which tiles follows from seed, image, law and draws: what a run compared does not depend on
+        how often it was interrupted. An image in `surely` has at least one, of its first request.
 
         Raises:
-            DependsOnOthersError: answers differ, by more than a tie.
+            DependsOnOthersError: margins differ by more than rounding.
         """
         compared = np.zeros(len(images.labels), np.int64)
         for place in range(len(compared)):
@@ -123,7 +123,9 @@ class Comparison:
             alone = _ALONE_AT_FIRST if surely else _ALONE
             for number in random.integers(begin, end, tiles).tolist():
                 draws = self._drawn(row, key, number, tile)
-                compared[place] += self._compare(index, draws, alone, self._random(*about, number))
+                compared[place] += self._compare_tile(
+                    index, draws, alone, self._random(*about, number)
+                )
         return compared
 
     def _drawn(self, row: Block, key: Array, number: int, tile: int) -> NDArray[np.float32]:
@@ -138,7 +140,7 @@ class Comparison:
             images = np.concatenate([images, images[-1:].repeat(tile - size, axis=0)])
         return np.asarray(self._answer(jax.device_put(images, self._device)))[:size]
 
-    def _compare(
+    def _compare_tile(
         self, index: int, images: NDArray[np.float32], alone: int, random: np.random.Generator
     ) -> int:
         """Compares the answers to a tile (tile, H, W, C); of how many draws."""

@@ -230,7 +230,7 @@ class Sampler:
             labels = np.zeros(np.shape(images)[:1], np.int32)
         every, tile = self._request(images, labels, indices, law, n, first)
         compared = self._compare(every, counting[1], tile)
-        begin, end, size_of_all = first // tile, -(-(first + n) // tile), len(every.labels)
+        begin, end, size_of_all = int(every.begin[0]), int(every.end[0]), len(every.labels)
         calls = []
         for start in range(0, size_of_all, self._mesh.size):
             size = min(self._mesh.size, size_of_all - start)
@@ -318,7 +318,7 @@ class Sampler:
             return np.zeros(len(every.labels), np.int64)
         while True:
             try:
-                return self._comparison.of(every, key, tile)
+                return self._comparison.compare(every, key, tile)
             except jax.errors.JaxRuntimeError as error:
                 if not _out_of_memory(error):
                     raise
